@@ -1,0 +1,84 @@
+//! Time, as a value that is handed in.
+//!
+//! The event loop reads both clocks once for everything that happens together, and passes [`Now`] down.
+//! Nothing pure, nor the engine, reads a clock itself: a test says `now.later(3 s)` and never sleeps.
+
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Milliseconds on CLOCK_MONOTONIC: what detection windows and the ends of running bans are measured on.
+/// The kernel's set timeouts tick with it too (both stand still in suspend), and no clock change moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mono(pub u64);
+
+/// Milliseconds since 1970 by the wall clock: what history keeps and people read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wall(pub i64);
+
+/// The moment at which an event is handled, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For differences and deadlines within this run.
+    pub mono: Mono,
+    /// For what outlives this run.
+    pub wall: Wall,
+}
+
+impl Mono {
+    /// This moment plus `length`; the far end of time instead of an overflow.
+    #[must_use]
+    pub fn later(self, length: Duration) -> Self {
+        Self(self.0.saturating_add(millis(length)))
+    }
+
+    /// The time from `earlier` to this moment; zero if `earlier` is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Wall {
+    /// This moment plus `length`; the far end of time instead of an overflow.
+    #[must_use]
+    pub fn later(self, length: Duration) -> Self {
+        Self(self.0.saturating_add_unsigned(millis(length)))
+    }
+
+    /// The time from `earlier` to this moment; zero if `earlier` is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl Now {
+    /// Reads both clocks. Only the wiring (the event loop, the command line) calls this.
+    #[must_use]
+    pub fn read() -> Self {
+        let mono =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists on every Linux");
+        let wall = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            mono: Mono(millis(Duration::from(mono))),
+            wall: Wall(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// The moment `length` after this one, on both clocks.
+    #[must_use]
+    pub fn later(self, length: Duration) -> Self {
+        Self {
+            mono: self.mono.later(length),
+            wall: self.wall.later(length),
+        }
+    }
+}
+
+/// Whole milliseconds of `length`; the largest number there is for what does not fit.
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,31 @@
+//! portsentry watches a host's unused ports and bans whoever scans them, through an nftables set.
+//!
+//! The modules stand in the order in which a probe meets them.
+//! `docs/architecture.md` tells what each holds and what it must leave to others.
+
+pub mod clock;
+pub mod source;
+
+pub mod capture;
+pub mod probe;
+
+pub mod detect;
+pub mod guard;
+pub mod policy;
+
+pub mod respond;
+
+pub mod history;
+pub mod nft;
+
+pub mod host;
+
+pub mod engine;
+
+pub mod config;
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}

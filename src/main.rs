@@ -1,0 +1,7 @@
+//! The `portsentry` command. All of it lives in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portsentry::main()
+}
