@@ -1,12 +1,77 @@
 //! What follows from a scan: a ban, or the decision to spare, each with its reason.
 
-use std::fmt;
-
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, Wall};
-use crate::probe::{Protocol, ScanType};
+use crate::config::{BanRules, Response};
+use crate::detect::Scan;
 use crate::source::Source;
+
+mod bans;
+mod reason;
+
+pub use bans::{Bans, Past};
+pub use reason::{Reason, Summary, Unit};
+
+/// What to do about a scan.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Ban its source.
+    Ban(Ban),
+    /// Do not, and why.
+    Spare(Spare),
+}
+
+/// Why a scan leads to no ban.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spare {
+    /// The configuration says to log scans of this protocol.
+    LogOnly,
+    /// As many bans run as may.
+    Limit,
+    /// As many bans began within this second as may.
+    Rate,
+}
+
+/// What follows from `scan`, whose source is no friend, is not banned, and whose port is a trap.
+pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now: Now) -> Verdict {
+    if response == Response::Log {
+        return Verdict::Spare(Spare::LogOnly);
+    }
+    if bans.len() >= usize::try_from(rules.limit).unwrap_or(usize::MAX) {
+        return Verdict::Spare(Spare::Limit);
+    }
+    if bans.begun_within_a_second(now.mono) >= rules.rate {
+        return Verdict::Spare(Spare::Rate);
+    }
+    let length = length_of_next(rules, bans.past(scan.source), now);
+    Verdict::Ban(Ban {
+        source: scan.source,
+        reason: Reason::Scan(scan.summary),
+        origin: Origin::Scan,
+        start: now.wall,
+        end: length.map(|length| End::after(length, now)),
+    })
+}
+
+/// The first ban's length, times `escalate` for each ban before it that is remembered, up to `max`; `None`: for ever.
+fn length_of_next(rules: &BanRules, past: Option<Past>, now: Now) -> Option<Duration> {
+    let first = rules.duration?;
+    let remembered = past.filter(|past| {
+        rules
+            .memory
+            .is_none_or(|memory| now.wall.since(past.last_end) <= memory)
+    });
+    let factor = rules
+        .escalate
+        .saturating_pow(remembered.map_or(0, |past| past.count));
+    let length = first.checked_mul(factor).unwrap_or(FAR);
+    Some(length.min(rules.max.unwrap_or(FAR)))
+}
+
+/// No ban with an end lasts longer: ten years, well below what a kernel timeout may be (2^63 ms).
+const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A source that is shut out, why, since when and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,39 +108,6 @@ pub enum Origin {
     Adopted,
 }
 
-/// Why a source was banned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// It scanned.
-    Scan(Summary),
-    /// In somebody's words: an admin's, or a comment found in the kernel.
-    Text(Box<str>),
-}
-
-/// A scan in one line: `syn scan, 3 tcp ports, last 23`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// The type that all its probes shared; `None` where they differ: `mixed scan`.
-    pub scan_type: Option<ScanType>,
-    /// The protocol that all its probes shared; `None` where they differ: `3 ports`.
-    pub protocol: Option<Protocol>,
-    /// How many were counted when the trigger was reached.
-    pub count: u16,
-    /// What was counted.
-    pub unit: Unit,
-    /// The port of the last probe.
-    pub last_port: u16,
-}
-
-/// What adds up to a scan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Distinct ports.
-    Ports,
-    /// Hits, as 1.2 counts.
-    Hits,
-}
-
 impl Ban {
     /// The time left, at least a millisecond while the ban runs; `None` for a ban without an end.
     #[must_use]
@@ -87,6 +119,18 @@ impl Ban {
     #[must_use]
     pub fn length(&self) -> Option<Duration> {
         self.end.map(|end| end.wall.since(self.start))
+    }
+}
+
+impl End {
+    /// The end of something that begins at `now` and lasts `length`.
+    #[must_use]
+    pub fn after(length: Duration, now: Now) -> Self {
+        let end = now.later(length.min(FAR));
+        Self {
+            mono: end.mono,
+            wall: end.wall,
+        }
     }
 }
 
@@ -110,126 +154,143 @@ impl Origin {
     }
 }
 
-impl Reason {
-    /// Characters a reason may have: a comment with others makes a saved ruleset unloadable.
-    pub const MAX_LEN: usize = 100;
-
-    /// Reads what [`Display`](fmt::Display) wrote, and takes any other text as somebody's words.
-    /// Characters that would not survive in an nft comment become `?`, and text beyond [`MAX_LEN`](Self::MAX_LEN) is cut.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        if let Some(summary) = Summary::parse(text) {
-            return Self::Scan(summary);
-        }
-        let clean = text
-            .chars()
-            .take(Self::MAX_LEN)
-            .map(|c| if is_plain(c) { c } else { '?' });
-        Self::Text(clean.collect())
-    }
-}
-
-/// Whether `c` is safe in an nft comment, a log line and a terminal alike.
-fn is_plain(c: char) -> bool {
-    c.is_ascii_alphanumeric() || " ._:/,=-".contains(c)
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Scan(summary) => summary.fmt(f),
-            Self::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match (self.unit, self.count) {
-            (Unit::Ports, 1) => "port",
-            (Unit::Ports, _) => "ports",
-            (Unit::Hits, 1) => "hit",
-            (Unit::Hits, _) => "hits",
-        };
-        let scan_type = self.scan_type.map_or("mixed", ScanType::name);
-        write!(f, "{scan_type} scan, {} ", self.count)?;
-        if let Some(protocol) = self.protocol {
-            write!(f, "{protocol} ")?;
-        }
-        write!(f, "{unit}, last {}", self.last_port)
-    }
-}
-
-impl Summary {
-    /// Reads what [`Display`](fmt::Display) wrote, and nothing else.
-    fn parse(text: &str) -> Option<Self> {
-        let (scan_type, rest) = text.split_once(" scan, ")?;
-        let scan_type = match scan_type {
-            "mixed" => None,
-            name => Some(
-                ScanType::ALL
-                    .into_iter()
-                    .find(|known| known.name() == name)?,
-            ),
-        };
-        let (counted, last_port) = rest.split_once(", last ")?;
-        let mut words = counted.split(' ');
-        let count = words.next()?.parse().ok()?;
-        let (protocol, unit) = match (words.next()?, words.next(), words.next()) {
-            ("tcp", Some(unit), None) => (Some(Protocol::Tcp), unit),
-            ("udp", Some(unit), None) => (Some(Protocol::Udp), unit),
-            (unit, None, None) => (None, unit),
-            _ => return None,
-        };
-        let unit = match unit {
-            "port" | "ports" => Unit::Ports,
-            "hit" | "hits" => Unit::Hits,
-            _ => return None,
-        };
-        let summary = Self {
-            scan_type,
-            protocol,
-            count,
-            unit,
-            last_port: last_port.parse().ok()?,
-        };
-        (summary.to_string() == text).then_some(summary)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::detect::Detector;
+    use crate::probe::{Probe, Protocol, ScanType};
+
+    const NOW: Now = Now {
+        mono: Mono(5_000),
+        wall: Wall(1_800_000_000_000),
+    };
+
+    fn rules() -> BanRules {
+        Config::default().ban
+    }
+
+    fn scan() -> Scan {
+        let probe = Probe {
+            source: "203.0.113.7".parse().unwrap(),
+            dest: "192.0.2.1".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port: 23,
+            scan_type: ScanType::Syn,
+            ip_options: false,
+        };
+        let mut settings = Config::default().detect;
+        settings.trigger = 1;
+        Detector::new(&settings)
+            .observe(probe.source.into(), &probe, NOW.mono)
+            .unwrap()
+    }
+
+    fn banned(verdict: Verdict) -> Ban {
+        match verdict {
+            Verdict::Ban(ban) => ban,
+            Verdict::Spare(why) => panic!("spared: {why:?}"),
+        }
+    }
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
 
     #[test]
-    fn a_scan_reads_as_an_admin_would_say_it_and_back() {
-        for text in [
-            "syn scan, 3 tcp ports, last 23",
-            "udp scan, 1 udp port, last 53",
-            "mixed scan, 4 ports, last 161",
-            "odd-flags scan, 2 tcp hits, last 1",
-        ] {
-            let reason = Reason::parse(text);
-            assert!(matches!(reason, Reason::Scan(_)), "{text}");
-            assert_eq!(reason.to_string(), text);
+    fn a_first_scan_is_banned_for_the_duration() {
+        let ban = banned(judge(
+            &scan(),
+            Response::Ban,
+            &rules(),
+            &Bans::default(),
+            NOW,
+        ));
+        assert_eq!(ban.length(), Some(minutes(10)));
+        assert_eq!(ban.left(NOW.later(minutes(4))), Some(minutes(6)));
+        assert_eq!(ban.reason.to_string(), "syn scan, 1 tcp port, last 23");
+    }
+
+    #[test]
+    fn each_repeat_lasts_longer_up_to_the_maximum() {
+        let lengths = [
+            (0, minutes(10)),
+            (1, minutes(40)),
+            (2, minutes(160)),
+            (60, minutes(30 * 24 * 60)),
+        ];
+        for (count, length) in lengths {
+            let mut bans = Bans::default();
+            bans.remember(
+                scan().source,
+                Past {
+                    count,
+                    last_end: NOW.wall,
+                },
+            );
+            assert_eq!(
+                banned(judge(&scan(), Response::Ban, &rules(), &bans, NOW)).length(),
+                Some(length)
+            );
         }
     }
 
     #[test]
-    fn other_words_are_kept_but_disarmed() {
-        for (text, kept) in [
-            ("tired of this one", "tired of this one"),
-            (
-                "syn scan, 03 tcp ports, last 23",
-                "syn scan, 03 tcp ports, last 23",
-            ),
-            ("a \"quoted\"\nline", "a ?quoted??line"),
-        ] {
-            assert_eq!(Reason::parse(text), Reason::Text(kept.into()));
-        }
-        assert_eq!(
-            Reason::parse(&"x".repeat(300)).to_string().len(),
-            Reason::MAX_LEN
+    fn what_is_beyond_memory_is_forgiven() {
+        let mut bans = Bans::default();
+        bans.remember(
+            scan().source,
+            Past {
+                count: 3,
+                last_end: NOW.wall,
+            },
         );
+        let later = NOW.later(rules().memory.unwrap() + minutes(1));
+        assert_eq!(
+            banned(judge(&scan(), Response::Ban, &rules(), &bans, later)).length(),
+            Some(minutes(10))
+        );
+    }
+
+    #[test]
+    fn a_duration_of_ever_has_no_end() {
+        let rules = BanRules {
+            duration: None,
+            ..rules()
+        };
+        assert_eq!(
+            banned(judge(&scan(), Response::Ban, &rules, &Bans::default(), NOW)).end,
+            None
+        );
+    }
+
+    #[test]
+    fn limits_spare() {
+        let mut bans = Bans::default();
+        bans.begin(
+            banned(judge(&scan(), Response::Ban, &rules(), &bans, NOW)),
+            NOW.mono,
+        );
+        let full = BanRules {
+            limit: 1,
+            ..rules()
+        };
+        assert_eq!(
+            judge(&scan(), Response::Ban, &full, &bans, NOW),
+            Verdict::Spare(Spare::Limit)
+        );
+        let slow = BanRules { rate: 1, ..rules() };
+        assert_eq!(
+            judge(&scan(), Response::Ban, &slow, &bans, NOW),
+            Verdict::Spare(Spare::Rate)
+        );
+        let next = NOW.later(Duration::from_secs(1));
+        banned(judge(&scan(), Response::Ban, &slow, &bans, next));
+    }
+
+    #[test]
+    fn log_means_log() {
+        let verdict = judge(&scan(), Response::Log, &rules(), &Bans::default(), NOW);
+        assert_eq!(verdict, Verdict::Spare(Spare::LogOnly));
     }
 }
