@@ -19,6 +19,7 @@ pub mod history;
 pub mod nft;
 
 pub mod host;
+pub mod privilege;
 
 pub mod engine;
 

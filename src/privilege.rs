@@ -1,0 +1,231 @@
+//! The two capabilities that portsentry needs: whether it has them, and getting rid of all others.
+//!
+//! Changing the user is for `daemon`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::sys::prctl;
+
+/// CAP_NET_ADMIN changes nftables, CAP_NET_RAW sees packets.
+const NEEDED: [(Capability, &str); 2] = [
+    (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
+    (Capability::CAP_NET_RAW, "CAP_NET_RAW"),
+];
+
+/// Capabilities that are needed and not there. Its text says how to give them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    names: Vec<&'static str>,
+    program: PathBuf,
+}
+
+/// A set of capabilities could not be reduced.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// By capset or prctl.
+    #[error("cannot reduce the {set} capabilities: {cause}")]
+    Reduce {
+        /// `permitted`, `bounding` …
+        set: &'static str,
+        /// What the kernel said.
+        cause: CapsError,
+    },
+    /// PR_SET_NO_NEW_PRIVS
+    #[error("cannot give up gaining privileges: {0}")]
+    NoNewPrivileges(Errno),
+}
+
+/// Which of the needed capabilities the calling thread lacks, by name: `CAP_NET_ADMIN`.
+#[must_use]
+pub fn missing() -> Vec<&'static str> {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    NEEDED
+        .iter()
+        .filter(|(capability, _)| !effective.contains(capability))
+        .map(|(_, name)| *name)
+        .collect()
+}
+
+/// Makes sure that the calling thread has what is needed.
+///
+/// # Errors
+/// When it lacks a capability: the text names it and the ways to give it.
+pub fn require() -> Result<(), Missing> {
+    let names = missing();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("portsentry"));
+    Err(Missing { names, program })
+}
+
+/// Reduces the calling thread's permitted and effective capabilities to exactly the needed two, and takes all others
+/// out of its inheritable, ambient and bounding sets. Then neither it nor a program it starts can gain any through a
+/// set-user-ID program or one with capabilities of its own.
+///
+/// Capabilities are a thread's own, and handed on to the threads it starts: so call this before any other thread is
+/// started, and after the user is changed (which needs CAP_SETUID, and leaves the effective set empty).
+///
+/// # Errors
+/// When the needed capabilities are not permitted, or the kernel refuses. The bounding set is left as it is without
+/// CAP_SETPCAP, as the other sets and no_new_privs keep programs from drawing on it.
+pub fn drop_to_needed() -> Result<(), Error> {
+    let needed: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
+
+    let permitted = read(CapSet::Permitted)?;
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        let mut effective = needed.clone();
+        effective.insert(Capability::CAP_SETPCAP);
+        effective.retain(|capability| permitted.contains(capability));
+        set(CapSet::Effective, &effective)?;
+        for capability in read(CapSet::Bounding)?.difference(&needed) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(failed(CapSet::Bounding))?;
+        }
+    }
+    for kind in [CapSet::Ambient, CapSet::Inheritable] {
+        let kept = read(kind)?.intersection(&needed).copied().collect();
+        set(kind, &kept)?;
+    }
+    // Effective never exceeds permitted: it goes down first, and up last.
+    let kept = read(CapSet::Effective)?
+        .intersection(&needed)
+        .copied()
+        .collect();
+    set(CapSet::Effective, &kept)?;
+    set(CapSet::Permitted, &needed)?;
+    set(CapSet::Effective, &needed)?;
+    prctl::set_no_new_privs().map_err(Error::NoNewPrivileges)
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = self.program.display();
+        write!(
+            f,
+            "{} missing: run as root; or once: setcap cap_net_admin,cap_net_raw+ep {program}; \
+             or in the systemd unit: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
+            match self.names.as_slice() {
+                [one] => format!("{one} is"),
+                several => format!("{} are", several.join(" and ")),
+            }
+        )
+    }
+}
+
+impl std::error::Error for Missing {}
+
+fn read(kind: CapSet) -> Result<CapsHashSet, Error> {
+    caps::read(None, kind).map_err(failed(kind))
+}
+
+fn set(kind: CapSet, value: &CapsHashSet) -> Result<(), Error> {
+    caps::set(None, kind, value).map_err(failed(kind))
+}
+
+fn failed(kind: CapSet) -> impl Fn(CapsError) -> Error {
+    move |cause| Error::Reduce {
+        set: match kind {
+            CapSet::Ambient => "ambient",
+            CapSet::Bounding => "bounding",
+            CapSet::Effective => "effective",
+            CapSet::Inheritable => "inheritable",
+            CapSet::Permitted => "permitted",
+        },
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, Permissions};
+    use std::io::ErrorKind;
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::thread;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Capabilities are a thread's own: this one may lose them.
+    fn in_a_thread(test: impl FnOnce() + Send + 'static) {
+        thread::spawn(test).join().unwrap();
+    }
+
+    #[test]
+    fn nothing_but_the_needed_is_left_after_the_drop() {
+        in_a_thread(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let secret = dir.path().join("secret");
+            fs::write(&secret, "").unwrap();
+            fs::set_permissions(&secret, Permissions::from_mode(0o000)).unwrap();
+            chown(&secret, Some(65534), Some(65534)).expect("this test needs root");
+            File::open(&secret).expect("root reads everything, before");
+
+            drop_to_needed().unwrap();
+
+            Socket::new(Domain::PACKET, Type::DGRAM, None).expect("packets are seen");
+            assert_eq!(require(), Ok(()));
+            let error = File::open(&secret).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            let error = chown(&secret, Some(0), Some(0)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+
+            let needed: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
+            for exact in [CapSet::Permitted, CapSet::Effective, CapSet::Bounding] {
+                assert_eq!(caps::read(None, exact).unwrap(), needed);
+            }
+            for at_most in [CapSet::Inheritable, CapSet::Ambient] {
+                assert!(caps::read(None, at_most).unwrap().is_subset(&needed));
+            }
+            assert_eq!(prctl::get_no_new_privs(), Ok(true));
+            drop_to_needed().expect("a second time changes nothing");
+        });
+    }
+
+    #[test]
+    fn the_effective_set_may_be_empty_as_after_a_change_of_user() {
+        in_a_thread(|| {
+            caps::clear(None, CapSet::Effective).unwrap();
+            assert_eq!(missing(), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+            drop_to_needed().expect("this test needs root");
+            assert_eq!(require(), Ok(()));
+        });
+    }
+
+    #[test]
+    fn the_bounding_set_stays_where_it_may_not_be_touched() {
+        in_a_thread(|| {
+            let needed: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
+            caps::set(None, CapSet::Effective, &needed).expect("this test needs root");
+            caps::set(None, CapSet::Permitted, &needed).unwrap();
+            let before = caps::read(None, CapSet::Bounding).unwrap();
+            drop_to_needed().unwrap();
+            assert_eq!(caps::read(None, CapSet::Bounding).unwrap(), before);
+        });
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_the_ways_to_give_it() {
+        in_a_thread(|| {
+            caps::drop(None, CapSet::Effective, Capability::CAP_NET_RAW).unwrap();
+            assert_eq!(missing(), ["CAP_NET_RAW"]);
+            let missing = require().unwrap_err().to_string();
+            let program = std::env::current_exe().unwrap();
+            assert_eq!(
+                missing,
+                format!(
+                    "CAP_NET_RAW is missing: run as root; \
+                     or once: setcap cap_net_admin,cap_net_raw+ep {}; \
+                     or in the systemd unit: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
+                    program.display()
+                )
+            );
+            caps::clear(None, CapSet::Permitted).unwrap();
+            drop_to_needed().unwrap_err();
+        });
+    }
+}
