@@ -1,1 +1,334 @@
-//! (to come)
+//! [`Host`]: the addresses and links of this host, kept current by the kernel's own events.
+//!
+//! Its rooms: [`Facts`] is what is known, [`Services`] asks who uses a port, [`FileWatch`] sees files change.
+//! Facts only; what follows from them is for `guard` and `policy`. No routes, resolvers or sessions yet.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::constants::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, SocketAddr};
+
+pub use self::facts::{Address, Facts, Link};
+pub use self::services::Services;
+pub use self::watch::FileWatch;
+
+mod facts;
+mod netlink;
+mod services;
+mod watch;
+
+use self::netlink::Conversation;
+
+/// This host's addresses and links. Sees the network namespace of the thread that opened it, for ever.
+pub struct Host {
+    /// Address and link changes arrive here, and nothing else: answers have a socket of their own.
+    events: Socket,
+    kernel: Conversation,
+    facts: Facts,
+    /// Something changed that `facts` does not show yet.
+    stale: bool,
+    buffer: Vec<u8>,
+}
+
+/// The kernel, or the file system, would not tell.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The event socket could not be opened or joined.
+    #[error("cannot follow changes of this host's addresses: {0}")]
+    Subscribe(io::Error),
+    /// The event socket could not be read.
+    #[error("cannot read changes of this host's addresses: {0}")]
+    Events(io::Error),
+    /// Addresses or links could not be listed.
+    #[error("cannot list this host's {what}: {cause}")]
+    List {
+        /// `addresses` or `links`.
+        what: &'static str,
+        /// The step that failed.
+        cause: NetlinkError,
+    },
+    /// There are more addresses or links than anybody needs.
+    #[error("this host has more than {limit} {what}: portsentry cannot keep them all")]
+    TooMany {
+        /// `addresses` or `links`.
+        what: &'static str,
+        /// How many can be kept.
+        limit: usize,
+    },
+    /// The look-up of a port failed.
+    #[error("cannot ask the kernel who uses {protocol} port {port}: {cause}")]
+    Services {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// The port that was asked for.
+        port: u16,
+        /// The step that failed.
+        cause: NetlinkError,
+    },
+    /// The kernel has no means to look up ports of this protocol.
+    #[error(
+        "the kernel cannot tell who uses {protocol} ports: module {protocol}_diag is missing \
+         (try: modprobe inet_diag tcp_diag udp_diag; in a container, on its host)"
+    )]
+    NoDiag {
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+    },
+    /// inotify is not to be had.
+    #[error("cannot watch files for changes: {0}")]
+    Watch(io::Error),
+}
+
+pub use self::netlink::Error as NetlinkError;
+
+/// Events read in one go; what is left makes the socket readable again at once.
+const MAX_EVENTS: usize = 256;
+
+impl Host {
+    /// Joins the kernel's announcements first and lists second, so that no change falls in between.
+    ///
+    /// # Errors
+    /// When the kernel refuses either.
+    pub fn open() -> Result<Self, Error> {
+        let events = subscribe().map_err(Error::Subscribe)?;
+        let mut kernel = Conversation::new(NETLINK_ROUTE);
+        let facts = facts::list(&mut kernel)?;
+        Ok(Self {
+            events,
+            kernel,
+            facts,
+            stale: false,
+            buffer: Vec::with_capacity(netlink::BUFFER),
+        })
+    }
+
+    /// Becomes readable when something may have changed: then call [`changed`](Self::changed).
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// What was last known.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Takes in all events, never waiting for one, and lists anew if there were any. `None`: all is as it was.
+    ///
+    /// # Errors
+    /// When the kernel does not answer. The old facts stay, and the next call lists anew, with or without an event.
+    pub fn changed(&mut self) -> Result<Option<&Facts>, Error> {
+        // Every message of the groups joined is about an address or a link, so that none need be taken apart.
+        for _ in 0..MAX_EVENTS {
+            self.buffer.clear();
+            match self
+                .events
+                .recv_from(&mut self.buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
+            {
+                Ok((_, sender)) => self.stale |= sender.port_number() == 0,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Events were lost: which ones does not matter, as all is listed anew.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.stale = true,
+                Err(error) => return Err(Error::Events(error)),
+            }
+        }
+        if !self.stale {
+            return Ok(None);
+        }
+        let facts = facts::list(&mut self.kernel)?;
+        self.stale = false;
+        if facts == self.facts {
+            return Ok(None);
+        }
+        self.facts = facts;
+        Ok(Some(&self.facts))
+    }
+}
+
+/// What the kernel calls this boot: another one after each reboot. `None` where `/proc` is not to be had.
+#[must_use]
+pub fn boot_id() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+fn subscribe() -> io::Result<Socket> {
+    let groups = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR | libc::RTMGRP_LINK;
+    let groups = u32::try_from(groups).map_err(io::Error::other)?;
+    let mut events = Socket::new(NETLINK_ROUTE)?;
+    events.set_non_blocking(true)?;
+    events.bind(&SocketAddr::new(0, groups))?;
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use nix::poll::{PollFd, PollFlags, poll};
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Runs a test in a network of its own, where only lo is up. A thread's network is its own: this one has an end.
+    pub(super) fn in_a_network(test: impl FnOnce() + Send + 'static) {
+        thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
+            ip("link set lo up");
+            test();
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[track_caller]
+    pub(super) fn ip(arguments: &str) {
+        let done = Command::new("ip")
+            .args(arguments.split_whitespace())
+            .output()
+            .expect("this test needs the ip command");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "ip {arguments}: {said}");
+    }
+
+    #[track_caller]
+    pub(super) fn wait(what: &str, mut come: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !come() {
+            assert!(Instant::now() < deadline, "waited in vain: {what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until the facts are as wanted, going by events alone.
+    #[track_caller]
+    fn follow(host: &mut Host, wanted: impl Fn(&Facts) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !wanted(host.facts()) {
+            assert!(Instant::now() < deadline, "{:#?}", host.facts());
+            poll(&mut [PollFd::new(host.fd(), PollFlags::POLLIN)], 1000_u16).unwrap();
+            host.changed().unwrap();
+        }
+    }
+
+    fn owns(facts: &Facts, text: &str) -> bool {
+        facts.is_own(text.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn what_is_there_at_the_start_is_known() {
+        in_a_network(|| {
+            ip("link add v0 type veth peer name v1");
+            ip("link set v0 up");
+            ip("addr add 10.9.0.1/24 dev v0");
+            ip("addr add 10.8.0.1 peer 10.8.0.2/32 dev v0");
+            // Without a carrier the address stays tentative.
+            ip("addr add 2001:db8::1/64 dev v0");
+            let host = Host::open().unwrap();
+            let facts = host.facts();
+            for (text, own) in [
+                ("127.0.0.1", true),
+                ("127.0.0.9", true),
+                ("::1", true),
+                ("10.9.0.1", true),
+                ("10.9.0.255", false),
+                ("10.8.0.1", true),
+                ("10.8.0.2", false),
+                ("2001:db8::1", true),
+                ("2001:db8::2", false),
+            ] {
+                assert_eq!(owns(facts, text), own, "{text}");
+            }
+            let on_link: Vec<String> = facts.on_link().iter().map(ToString::to_string).collect();
+            assert_eq!(on_link, ["10.8.0.2/32", "10.9.0.0/24", "2001:db8::/64"]);
+            let index = nix::net::if_::if_nametoindex("v0").unwrap();
+            assert_eq!(facts.index_of("v0"), Some(index));
+            assert_eq!(facts.name_of(index), Some("v0"));
+            assert_eq!(facts.index_of("v9"), None);
+        });
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_seen_and_told_once() {
+        in_a_network(|| {
+            let mut host = Host::open().unwrap();
+            assert!(host.changed().unwrap().is_none(), "nothing happened yet");
+
+            ip("link add v0 type veth peer name v1");
+            follow(&mut host, |facts| facts.index_of("v0").is_some());
+            ip("link set v0 name uplink");
+            follow(&mut host, |facts| facts.index_of("uplink").is_some());
+            assert_eq!(host.facts().index_of("v0"), None);
+
+            ip("addr add 10.9.0.1/24 dev uplink");
+            follow(&mut host, |facts| owns(facts, "10.9.0.1"));
+            ip("addr add 2001:db8::1/64 dev uplink nodad");
+            ip("link set uplink up");
+            ip("link set v1 up");
+            follow(&mut host, |facts| owns(facts, "2001:db8::1"));
+            ip("addr del 10.9.0.1/24 dev uplink");
+            follow(&mut host, |facts| !owns(facts, "10.9.0.1"));
+            ip("link del v1");
+            follow(&mut host, |facts| facts.index_of("uplink").is_none());
+            assert!(!owns(host.facts(), "2001:db8::1"));
+
+            ip("link set lo down");
+            ip("link set lo up");
+            follow(&mut host, |facts| owns(facts, "127.0.0.1"));
+            while host.changed().unwrap().is_some() {}
+            assert!(host.changed().unwrap().is_none(), "told already");
+        });
+    }
+
+    #[test]
+    fn lost_events_are_made_good_by_listing() {
+        in_a_network(|| {
+            let mut host = Host::open().unwrap();
+            host.events.set_rx_buf_sz(1_u32).unwrap();
+            ip("link add v0 type veth peer name v1");
+            let batch = tempfile::NamedTempFile::new().unwrap();
+            let lines: String = (0..250)
+                .map(|n| format!("addr add 10.9.0.{n}/16 dev v0\n"))
+                .collect();
+            fs::write(batch.path(), lines).unwrap();
+            ip(&format!("-batch {}", batch.path().display()));
+
+            let error = host.events.recv(&mut Vec::with_capacity(64), 0);
+            let lost = error.unwrap_err().raw_os_error();
+            assert_eq!(lost, Some(libc::ENOBUFS), "this test is to lose events");
+            follow(&mut host, |facts| owns(facts, "10.9.0.249"));
+            assert_eq!(host.facts().addresses().len(), 2 + 250);
+        });
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_is_read_in_full() {
+        in_a_network(|| {
+            ip("link add v0 type veth peer name v1");
+            let batch = tempfile::NamedTempFile::new().unwrap();
+            let lines: String = (0..3000)
+                .map(|n| format!("addr add 10.9.{}.{}/16 dev v0\n", n / 250, n % 250))
+                .collect();
+            fs::write(batch.path(), lines).unwrap();
+            ip(&format!("-batch {}", batch.path().display()));
+            let host = Host::open().unwrap();
+            assert_eq!(host.facts().addresses().len(), 2 + 3000);
+            assert!(owns(host.facts(), "10.9.11.249"));
+            assert_eq!(host.facts().on_link().len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_boot_has_a_name() {
+        let id = boot_id().unwrap();
+        assert_eq!(id.len(), 36, "{id}");
+        assert_eq!(boot_id(), Some(id));
+    }
+}
