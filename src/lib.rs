@@ -25,6 +25,8 @@ pub mod engine;
 
 pub mod config;
 
+pub mod sys;
+
 /// Runs the command line.
 #[must_use]
 pub fn main() -> std::process::ExitCode {

@@ -1,0 +1,74 @@
+//! The system calls that nix and socket2 lack, behind safe signatures. No decisions.
+
+#![expect(
+    unsafe_code,
+    reason = "one of the two rooms for unsafe: system calls that no safe crate offers"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Binds a packet socket to one link-layer protocol, on all interfaces: from now on it receives.
+/// A descriptor that is no packet socket gets the kernel's error.
+///
+/// # Errors
+/// Whatever bind(2) says.
+pub fn bind_packet_socket(socket: BorrowedFd<'_>, ethertype: u16) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).expect("AF_PACKET is 17"),
+        sll_protocol: ethertype.to_be(),
+        sll_ifindex: 0,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: `address` is an initialised sockaddr_ll that outlives the call, and the length is its own. The kernel only reads it,
+    // and answers a descriptor of another family with an error.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            length_of(&address),
+        )
+    };
+    check(result)
+}
+
+/// How many packets the kernel has dropped since this socket was made, because nobody read them in time (`SO_MEMINFO`).
+/// Counts modulo 2³².
+///
+/// # Errors
+/// Whatever getsockopt(2) says; kernels before 4.12 do not know the option.
+pub fn dropped_packets(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    /// The kernel's `SK_MEMINFO_DROPS`, and how many numbers stand up to it.
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut len = length_of(&numbers);
+    // SAFETY: `numbers` has room for the `len` bytes that are announced, both outlive the call, and any bits the kernel writes are
+    // valid u32s. It writes no more than `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut numbers).cast(),
+            &raw mut len,
+        )
+    };
+    check(result)?;
+    Ok(numbers[DROPS])
+}
+
+/// The size of a value that the kernel is handed.
+fn length_of<T>(value: &T) -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of_val(value)).expect("the structures here are small")
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
