@@ -1,15 +1,47 @@
 //! [`Config`]: everything an admin can set, typed. A `Config` that exists is a good one.
 //!
-//! No side effects but reading the files it is told to read.
+//! Here are the types and their defaults. The native file is read by `native`, key by key as `keys` says; ignore files
+//! by [`ignore`]. No side effects but reading the files it is told to read.
+
+mod complaint;
+mod fit;
+pub mod ignore;
+mod keys;
+mod native;
+mod syntax;
+mod value;
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use complaint::{Complaint, Complaints};
+
 use crate::policy::Unit;
+
+/// The ignore file that may be missing, because the default and the sample name it.
+pub const DEFAULT_IGNORE_FILE: &str = "/etc/portsentry/ignore.list";
+
+/// Reads the configuration at `path`, and merges `<path>.d/*.toml` over it, in the order of their names, key by key.
+///
+/// # Errors
+/// Everything that is wrong in all of these files, at once.
+pub fn load(path: &Path) -> Result<Config, Complaints> {
+    native::load(path)
+}
+
+/// Reads `text` as the whole configuration. `file` is the name by which complaints call it; it need not exist.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn parse(file: &Path, text: &str) -> Result<Config, Complaints> {
+    native::parse(file, text)
+}
 
 /// The whole configuration. `Config::default()` is what an empty file means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +205,8 @@ pub struct Ignore {
 }
 
 /// A file of addresses and prefixes.
+///
+/// A file at [`DEFAULT_IGNORE_FILE`] counts as unnamed even where the configuration spells it out, as the sample does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IgnoreFile {
     /// Where it is.
@@ -264,7 +298,7 @@ impl Default for Config {
             },
             ignore: Ignore {
                 files: vec![IgnoreFile {
-                    path: "/etc/portsentry/ignore.list".into(),
+                    path: DEFAULT_IGNORE_FILE.into(),
                     named: false,
                 }],
                 addresses: Vec::new(),
@@ -291,11 +325,132 @@ impl Watch {
     /// Whether `port` is a trap as far as the configuration goes.
     #[must_use]
     pub fn watches(&self, port: u16) -> bool {
-        let listed =
-            |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|range| range.contains(&port));
-        (self.modes.contains(&Mode::Stealth) && listed(&self.ports))
+        (self.modes.contains(&Mode::Stealth) && listed(&self.ports, port))
             || (self.modes.contains(&Mode::Advanced)
                 && u32::from(port) < self.below
-                && !listed(&self.exclude))
+                && !listed(&self.exclude, port))
+    }
+
+    /// The least range that holds all watched ports; `None` where none is. Decoys lie within it: they count only where
+    /// they are watched.
+    #[must_use]
+    pub fn span(&self) -> Option<RangeInclusive<u16>> {
+        let has = |mode| self.modes.contains(&mode);
+        let named = self.ports.iter().filter(|_| has(Mode::Stealth));
+        let below = if has(Mode::Advanced) { self.below } else { 0 };
+        let mut open = (0..below)
+            .filter_map(|port| u16::try_from(port).ok())
+            .filter(|&port| !listed(&self.exclude, port));
+        let ends: Vec<u16> = named
+            .flat_map(|range| [*range.start(), *range.end()])
+            .chain(open.next())
+            .chain(open.next_back())
+            .collect();
+        Some(*ends.iter().min()?..=*ends.iter().max()?)
+    }
+}
+
+fn listed(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
+    ranges.iter().any(|range| range.contains(&port))
+}
+
+/// The keys that differ between `old` and `new` and take effect only at a restart, as `section.name`. Everything else
+/// takes effect at once.
+#[must_use]
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    [
+        ("capture.method", old.capture.method != new.capture.method),
+        (
+            "ban.ipv4_prefix",
+            old.ban.ipv4_prefix != new.ban.ipv4_prefix,
+        ),
+        (
+            "ban.ipv6_prefix",
+            old.ban.ipv6_prefix != new.ban.ipv6_prefix,
+        ),
+        ("ban.limit", old.ban.limit != new.ban.limit),
+        ("ban.responders", old.ban.responders != new.ban.responders),
+        ("nftables.table", old.nftables.table != new.nftables.table),
+        ("nftables.hook", old.nftables.hook != new.nftables.hook),
+        (
+            "nftables.priority",
+            old.nftables.priority != new.nftables.priority,
+        ),
+        ("history.file", old.history.file != new.history.file),
+        ("history.text", old.history.text != new.history.text),
+        ("control.socket", old.control.socket != new.control.socket),
+        ("daemon.user", old.daemon.user != new.daemon.user),
+    ]
+    .into_iter()
+    .filter(|&(_, changed)| changed)
+    .map(|(key, _)| key)
+    .collect()
+}
+
+/// What the file holds, unless it holds more than `limit`.
+fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
+
+/// Cause and remedy for a file that [`read_file`] could not read.
+fn cannot_read(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file; create it, or name another",
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; run this as root, or let this user read the file and its directory"
+        }
+        io::ErrorKind::IsADirectory => "it is a directory; name a file",
+        io::ErrorKind::FileTooLarge => "it is too large to be what it should; name another",
+        _ => return format!("cannot read the file: {error}; see that it can be read with cat"),
+    };
+    format!("cannot read the file: {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        parse(Path::new("/p.toml"), text).unwrap_or_else(|wrong| panic!("{wrong}"))
+    }
+
+    #[test]
+    fn the_span_holds_all_watched_ports_and_no_more() {
+        for (text, span) in [
+            ("", Some(0..=1023)),
+            ("tcp.mode = \"off\"", None),
+            ("tcp.exclude = [\"0-9\", \"1000-1023\"]", Some(10..=999)),
+            (
+                "tcp.mode = \"stealth\"\ntcp.ports = [7, \"80-90\"]",
+                Some(7..=90),
+            ),
+            (
+                "tcp.mode = [\"advanced\", \"stealth\"]\ntcp.ports = [65535]",
+                Some(0..=65535),
+            ),
+            ("tcp.below = 65536", Some(0..=65535)),
+            ("tcp.below = 9\ntcp.exclude = [\"0-7\"]", Some(8..=8)),
+        ] {
+            assert_eq!(config(text).tcp.span(), span, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_set_up_at_the_start_needs_a_restart() {
+        let old = Config::default();
+        assert_eq!(needs_restart(&old, &old), [""; 0]);
+        let new = config(
+            "tcp.below = 9\nban.rate = 9\ndetect.trigger = 9\nban.limit = 9\nnftables.hook = \"input\"\nhistory.text = \"\"",
+        );
+        assert_eq!(
+            needs_restart(&old, &new),
+            ["ban.limit", "nftables.hook", "history.text"]
+        );
+        assert_eq!(needs_restart(&new, &old), needs_restart(&old, &new));
     }
 }

@@ -1,0 +1,211 @@
+//! What must fit between keys, each of which is good by itself.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Config, Mode, Watch};
+
+/// Keys whose values make no sense together.
+#[derive(Debug)]
+pub(super) struct Misfit {
+    /// As `section.name`. The complaint stands at the first of them that is set; if one is bad already, there is none.
+    pub(super) keys: Vec<&'static str>,
+    /// Cause and remedy.
+    pub(super) message: String,
+}
+
+/// The keys of one protocol.
+struct Names {
+    mode: &'static str,
+    ports: &'static str,
+    below: &'static str,
+    exclude: &'static str,
+}
+
+const TCP: Names = Names {
+    mode: "tcp.mode",
+    ports: "tcp.ports",
+    below: "tcp.below",
+    exclude: "tcp.exclude",
+};
+
+const UDP: Names = Names {
+    mode: "udp.mode",
+    ports: "udp.ports",
+    below: "udp.below",
+    exclude: "udp.exclude",
+};
+
+/// Everything that does not fit. The defaults do.
+pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
+    let found = [
+        nothing_watched(config),
+        nothing_to_watch(&config.tcp, &TCP),
+        nothing_to_watch(&config.udp, &UDP),
+        idle_decoy(config),
+        first_ban_beyond_max(config),
+        shared_file(config),
+    ];
+    found.into_iter().flatten().collect()
+}
+
+fn nothing_watched(config: &Config) -> Option<Misfit> {
+    let off = config.tcp.modes.is_empty() && config.udp.modes.is_empty();
+    off.then(|| Misfit {
+        keys: vec![TCP.mode, UDP.mode],
+        message: "nothing is watched: tcp.mode and udp.mode are both \"off\"; set one of them to \"advanced\""
+            .to_owned(),
+    })
+}
+
+/// A mode is on that has no port.
+fn nothing_to_watch(watch: &Watch, names: &Names) -> Option<Misfit> {
+    let Names {
+        mode,
+        ports,
+        below,
+        exclude,
+    } = names;
+    if watch.modes.contains(&Mode::Stealth) && watch.ports.is_empty() {
+        return Some(Misfit {
+            keys: vec![mode, ports],
+            message: format!(
+                "{mode} is \"stealth\", but {ports} is empty; \
+                 list the ports to watch, such as ports = [23, \"135-139\"]"
+            ),
+        });
+    }
+    let advanced = Watch {
+        modes: BTreeSet::from([Mode::Advanced]),
+        ..watch.clone()
+    };
+    let idle = watch.modes.contains(&Mode::Advanced) && advanced.span().is_none();
+    idle.then(|| Misfit {
+        keys: vec![below, exclude, mode],
+        message: format!(
+            "{mode} is \"advanced\", but {exclude} leaves no port below {}; \
+             raise {below}, exclude less, or take \"advanced\" out of {mode}",
+            watch.below
+        ),
+    })
+}
+
+fn idle_decoy(config: &Config) -> Option<Misfit> {
+    let decoys = config.detect.decoys.iter().cloned().flatten();
+    let port = decoys
+        .filter(|&port| !config.tcp.watches(port) && !config.udp.watches(port))
+        .min()?;
+    let mut keys = vec!["detect.decoys"];
+    for names in [TCP, UDP] {
+        keys.extend([names.mode, names.ports, names.below, names.exclude]);
+    }
+    Some(Misfit {
+        keys,
+        message: format!(
+            "detect.decoys holds port {port}, which neither [tcp] nor [udp] watches; watch it there, or take it out"
+        ),
+    })
+}
+
+fn first_ban_beyond_max(config: &Config) -> Option<Misfit> {
+    let max = config.ban.max?;
+    let duration = config.ban.duration;
+    let beyond = duration.is_none_or(|duration| duration > max);
+    beyond.then(|| Misfit {
+        keys: vec!["ban.duration", "ban.max"],
+        message: format!(
+            "ban.duration is {}, longer than ban.max, which is {}; raise ban.max or shorten ban.duration",
+            duration.map_or_else(|| "ever".to_owned(), time),
+            time(max)
+        ),
+    })
+}
+
+fn shared_file(config: &Config) -> Option<Misfit> {
+    let shared = config.history.text.as_ref() == Some(&config.history.file);
+    shared.then(|| Misfit {
+        keys: vec!["history.text", "history.file"],
+        message: "history.text and history.file name the same file; give each its own".to_owned(),
+    })
+}
+
+/// A time as an admin would write it: in the largest unit of which it is a whole number.
+fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    [(24 * 3600, "d"), (3600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(unit, _)| duration.subsec_nanos() == 0 && seconds % unit == 0)
+        .map_or_else(
+            || humantime::format_duration(duration).to_string(),
+            |(unit, name)| format!("{}{name}", seconds / unit),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::parse;
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit() {
+        assert!(misfits(&Config::default()).is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_where_it_is_set() {
+        for (text, complaint) in [
+            (
+                "tcp.mode = \"off\"\nudp.mode = \"off\"",
+                "1:5: nothing is watched: tcp.mode and udp.mode are both \"off\"; set one",
+            ),
+            (
+                "[udp]\nmode = \"stealth\"",
+                "2:1: udp.mode is \"stealth\", but udp.ports is empty; list the ports",
+            ),
+            (
+                "[tcp]\nbelow = 0",
+                "2:1: tcp.mode is \"advanced\", but tcp.exclude leaves no port below 0; raise",
+            ),
+            (
+                "[tcp]\nexclude = [\"0-1023\"]\nmode = [\"advanced\", \"stealth\"]\nports = [2000]",
+                "2:1: tcp.mode is \"advanced\", but tcp.exclude leaves no port below 1024; raise",
+            ),
+            (
+                "[detect]\ndecoys = [23, 2323]",
+                "2:1: detect.decoys holds port 2323, which neither [tcp] nor [udp] watches",
+            ),
+            (
+                "[ban]\nduration = \"31d\"",
+                "2:1: ban.duration is 31d, longer than ban.max, which is 30d; raise",
+            ),
+            (
+                "[ban]\nmax = \"90s\"",
+                "2:1: ban.duration is 10m, longer than ban.max, which is 1m 30s; raise",
+            ),
+            (
+                "[ban]\nduration = \"ever\"",
+                "2:1: ban.duration is ever, longer than ban.max, which is 30d; raise",
+            ),
+            (
+                "[history]\ntext = \"/var/lib/portsentry/history.db\"",
+                "2:1: history.text and history.file name the same file; give",
+            ),
+        ] {
+            let wrong = parse(Path::new("/p"), text).unwrap_err().to_string();
+            assert!(
+                wrong.starts_with(&format!("/p:{complaint}")),
+                "{text}: {wrong}"
+            );
+            assert_eq!(wrong.matches("/p:").count(), 1, "{text}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn what_depends_on_a_bad_value_is_not_judged() {
+        let text = "[tcp]\nmode = \"stealth\"\nports = [\"x\"]\n[udp]\nmode = \"of\"";
+        let wrong = parse(Path::new("/p"), text).unwrap_err().to_string();
+        assert_eq!(wrong.matches("/p:").count(), 2, "{wrong}");
+    }
+}
