@@ -1,1 +1,426 @@
-//! (to come)
+//! The nftables responder: bans as elements of sets with timeouts, in a table of our own.
+//!
+//! It decides what the table must look like, what to do when the kernel refuses a part of a batch, and how a ban
+//! reads in a listing. How any of that is said to the kernel is `nft`'s business.
+
+mod prepare;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+use super::{Error, Held, HeldClock, Holdings, Prepared, Responder};
+use crate::clock::Now;
+use crate::config;
+use crate::nft::{BanSet, ChainShape, Change, Comment, Element, Line, TableName, Timeout, said};
+use crate::policy::{Ban, Reason};
+use crate::source::Source;
+
+/// As in the configuration.
+const NAME: &str = "nftables";
+
+/// Bans in one transaction at most; more are split.
+const BAN_BATCH: usize = 8192;
+
+/// Bans in one transaction of a replay: the kernel grows its hash table between transactions, not within one.
+const REPLAY_BATCH: usize = 2048;
+
+/// Failures that a message names; of more it gives the number.
+const NAMED_FAILURES: usize = 3;
+
+/// Bans as elements of sets in our own table. Not `Send`: it stays with the thread that opened it.
+pub struct Nftables {
+    line: Line,
+    table: TableName,
+    chain: ChainShape,
+    limit: u32,
+    /// What the configuration asks for.
+    configured: Vec<BanSet>,
+    /// What the table has: as configured, and what an earlier configuration left that still holds bans.
+    sets: Vec<BanSet>,
+    handle: Option<u64>,
+}
+
+impl Nftables {
+    /// A responder for this configuration. Looks at nothing and changes nothing yet.
+    ///
+    /// # Errors
+    /// When the kernel has no netfilter netlink, or could never take the table's name.
+    pub fn open(nftables: &config::Nftables, bans: &config::BanRules) -> Result<Self, Error> {
+        let line = Line::open().map_err(|errno| {
+            trouble(format!(
+                "cannot open a netfilter netlink socket: {}",
+                said(errno)
+            ))
+        })?;
+        let table = TableName::new(&nftables.table).ok_or_else(|| {
+            trouble(format!(
+                "no table can be called \"{}\": set nftables.table in the configuration to something short",
+                nftables.table.escape_default()
+            ))
+        })?;
+        let configured = BanSet::for_prefixes(bans.ipv4_prefix, bans.ipv6_prefix);
+        Ok(Self {
+            line,
+            table,
+            chain: ChainShape::at(nftables.hook, nftables.priority),
+            limit: bans.limit,
+            sets: configured.clone(),
+            configured,
+            handle: None,
+        })
+    }
+
+    /// The number of the table that [`prepare`](Responder::prepare) last found or made: as long as the kernel shows
+    /// the same, nobody has replaced it.
+    #[must_use]
+    pub fn handle(&self) -> Option<u64> {
+        self.handle
+    }
+
+    /// One transaction. On `ENOBUFS` it is open whether it was done; on anything else nothing was.
+    fn send(&mut self, entries: &[Entry], how: How) -> Result<(), Errno> {
+        let mut change = Change::new(&self.table);
+        let mut sets: Vec<BanSet> = entries.iter().map(|entry| entry.set).collect();
+        BanSet::put_in_order(&mut sets);
+        for set in sets {
+            let elements: Vec<&Element> = entries
+                .iter()
+                .filter(|entry| entry.set == set)
+                .map(|entry| &entry.element)
+                .collect();
+            match how {
+                How::Add => change.add(set, &elements),
+                How::Refresh => change.refresh(set, &elements),
+                How::Delete => change.delete(set, &elements),
+            }
+        }
+        self.line.commit(&change.finish())
+    }
+
+    /// Puts bans in: all at once, and where the kernel refuses by halves, down to those that it will not have.
+    /// A source that occurs twice is refused with the rest and gets its turn when they have come apart.
+    fn put(&mut self, entries: &[Entry], failures: &mut Failures) {
+        let Err(errno) = self.send(entries, How::Refresh) else {
+            return;
+        };
+        match (errno, entries) {
+            (Errno::EPERM, _) => failures.extend(entries, errno),
+            (Errno::ENOBUFS, [entry]) if self.holds(entry) => {}
+            (_, [entry]) => failures.push(entry.source, errno),
+            (_, _) => {
+                let (some, others) = entries.split_at(entries.len() / 2);
+                self.put(some, failures);
+                self.put(others, failures);
+            }
+        }
+    }
+
+    /// Takes bans out, as [`put`](Self::put) puts them in. What is not there is no failure.
+    fn lift(&mut self, entries: &[Entry], failures: &mut Failures) {
+        let Err(errno) = self.send(entries, How::Delete) else {
+            return;
+        };
+        match (errno, entries) {
+            (Errno::ENOENT, [_]) => {}
+            (Errno::ENOENT, _) if self.line.handle(&self.table) == Ok(None) => {}
+            (Errno::EPERM, _) => failures.extend(entries, errno),
+            (Errno::ENOBUFS, [entry]) if !self.holds(entry) => {}
+            (_, [entry]) => failures.push(entry.source, errno),
+            (_, _) => {
+                let (some, others) = entries.split_at(entries.len() / 2);
+                self.lift(some, failures);
+                self.lift(others, failures);
+            }
+        }
+    }
+
+    /// Whether the kernel shows the element, after an answer that was lost.
+    fn holds(&mut self, entry: &Entry) -> bool {
+        let found = self.line.look_up(&self.table, entry.set, entry.element.key);
+        matches!(found, Ok(Some(found)) if found.comment == entry.element.comment)
+    }
+
+    /// The bans as elements, those that no set can take as failures.
+    fn entries(&self, bans: &[&Ban], now: Now, failures: &mut Failures) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(bans.len());
+        for ban in bans {
+            let entry = Entry::new(ban, now);
+            if self.sets.contains(&entry.set) {
+                entries.push(entry);
+            } else {
+                failures.note(format!("{}: {}", ban.source, self.no_set_for(ban.source)));
+            }
+        }
+        entries
+    }
+
+    fn no_set_for(&self, source: Source) -> String {
+        let names: Vec<String> = self.sets.iter().map(|set| set.name()).collect();
+        let (key, names) = (
+            if source.address().is_ipv6() {
+                "ipv6_prefix"
+            } else {
+                "ipv4_prefix"
+            },
+            names.join(", "),
+        );
+        format!(
+            "the table has no set for /{length} prefixes, only {names} (ban.{key} = {length} makes one)",
+            length = source.prefix_len()
+        )
+    }
+
+    /// Whether it is worth trying once more after the kernel said that something is not there: somebody has
+    /// flushed the ruleset, or deleted a set.
+    fn mend(&mut self) -> Result<(), Error> {
+        let words = match self.prepare()? {
+            Prepared::Adopted => return Ok(()),
+            Prepared::Created => "was gone, and is made anew: its bans must be put back",
+            Prepared::Rebuilt => "was changed by somebody, and is rebuilt with its bans",
+        };
+        tracing::warn!("table inet {} {words}", self.table);
+        Ok(())
+    }
+
+    /// Puts bans in a batch at a time, the first way that the kernel takes.
+    fn put_batches(
+        &mut self,
+        entries: &[Entry],
+        first: How,
+        batch: usize,
+        failures: &mut Failures,
+    ) -> Result<(), Error> {
+        let mut mended = false;
+        for chunk in entries.chunks(batch) {
+            let Err(errno) = self.send(chunk, first) else {
+                continue;
+            };
+            if errno == Errno::ENOENT && !mended {
+                self.mend()?;
+                mended = true;
+            }
+            self.put(chunk, failures);
+        }
+        Ok(())
+    }
+}
+
+impl Responder for Nftables {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn prepare(&mut self) -> Result<Prepared, Error> {
+        self.prepare_table()
+    }
+
+    fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error> {
+        let mut failures = Failures::new("ban", bans.len());
+        let entries = self.entries(bans, now, &mut failures);
+        self.put_batches(&entries, How::Refresh, BAN_BATCH, &mut failures)?;
+        failures.into_result()
+    }
+
+    fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error> {
+        let mut failures = Failures::new("ban", bans.len());
+        let entries = self.entries(bans, now, &mut failures);
+        self.put_batches(&entries, How::Add, REPLAY_BATCH, &mut failures)?;
+        failures.into_result()
+    }
+
+    fn unban(&mut self, sources: &[Source]) -> Result<(), Error> {
+        let mut failures = Failures::new("unban", sources.len());
+        let entries: Vec<Entry> = sources.iter().copied().map(Entry::key).collect();
+        for chunk in entries.chunks(BAN_BATCH) {
+            self.lift(chunk, &mut failures);
+        }
+        failures.into_result()
+    }
+
+    fn find(&mut self, source: Source) -> Result<Option<Held>, Error> {
+        let set = BanSet::of(source);
+        let found = self
+            .line
+            .look_up(&self.table, set, source.address())
+            .map_err(|errno| {
+                trouble(format!(
+                    "cannot look {source} up in set {} of table inet {}: {}",
+                    set.name(),
+                    self.table,
+                    said(errno)
+                ))
+            })?;
+        Ok(found.and_then(|element| held(set, &element)))
+    }
+
+    fn holdings(&self) -> Option<Holdings> {
+        let (table, sets) = (self.table.clone(), self.sets.clone());
+        Some(Box::new(move || {
+            let cannot = |errno| {
+                trouble(format!(
+                    "cannot list the bans in table inet {table}: {}",
+                    said(errno)
+                ))
+            };
+            let mut line = Line::open().map_err(cannot)?;
+            let mut all = Vec::new();
+            for set in sets {
+                let elements = line.list(&table, set).map_err(cannot)?;
+                all.extend(elements.iter().filter_map(|element| held(set, element)));
+            }
+            Ok(all)
+        }))
+    }
+
+    fn withdraw(&mut self) -> Result<(), Error> {
+        self.withdraw_table()
+    }
+}
+
+/// What is done with elements.
+#[derive(Clone, Copy)]
+enum How {
+    /// Added; what is there stays more or less as it is.
+    Add,
+    /// Added, or brought up to date.
+    Refresh,
+    /// Deleted.
+    Delete,
+}
+
+/// A ban on its way into the kernel, or out.
+struct Entry {
+    source: Source,
+    set: BanSet,
+    element: Element,
+}
+
+impl Entry {
+    fn new(ban: &Ban, now: Now) -> Self {
+        let timeout = ban
+            .length()
+            .zip(ban.left(now))
+            .map(|(length, left)| Timeout::new(length, left));
+        Self {
+            element: Element {
+                key: ban.source.address(),
+                timeout,
+                comment: comment(ban),
+            },
+            ..Self::key(ban.source)
+        }
+    }
+
+    fn key(source: Source) -> Self {
+        Self {
+            source,
+            set: BanSet::of(source),
+            element: Element {
+                key: source.address(),
+                timeout: None,
+                comment: None,
+            },
+        }
+    }
+}
+
+/// How a ban reads in a listing: its reason; before it the prefix, which the key does not show.
+fn comment(ban: &Ban) -> Option<Comment> {
+    if ban.source.is_address() {
+        Comment::new(&ban.reason.to_string())
+    } else {
+        Comment::new(format!("{} {}", ban.source, ban.reason).trim_end())
+    }
+}
+
+/// An element as a ban; `None` for one that bans nobody.
+fn held(set: BanSet, element: &Element) -> Option<Held> {
+    let source = set.source(element.key)?;
+    let words = element.comment.as_ref().map(Comment::as_str);
+    let reason = words.map(|words| {
+        let bare = words.strip_prefix(&source.to_string()).unwrap_or(words);
+        bare.trim_start()
+    });
+    Some(Held {
+        source,
+        reason: reason.filter(|words| !words.is_empty()).map(Reason::parse),
+        clock: element.timeout.map(|timeout| HeldClock {
+            length: timeout.length(),
+            left: timeout.left(),
+        }),
+    })
+}
+
+/// What became of the parts of a call that failed.
+struct Failures {
+    what: &'static str,
+    of: usize,
+    count: usize,
+    named: Vec<String>,
+    full: bool,
+}
+
+impl Failures {
+    fn new(what: &'static str, of: usize) -> Self {
+        Self {
+            what,
+            of,
+            count: 0,
+            named: Vec::new(),
+            full: false,
+        }
+    }
+
+    fn push(&mut self, source: Source, errno: Errno) {
+        self.full |= errno == Errno::ENFILE;
+        self.note(format!("{source}: {}", said(errno)));
+    }
+
+    fn extend(&mut self, entries: &[Entry], errno: Errno) {
+        for entry in entries {
+            self.push(entry.source, errno);
+        }
+    }
+
+    fn note(&mut self, words: String) {
+        self.count += 1;
+        if self.named.len() < NAMED_FAILURES {
+            self.named.push(words);
+        }
+    }
+
+    fn into_result(self) -> Result<(), Error> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        Err(Error {
+            full: self.full,
+            ..trouble(self.to_string())
+        })
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} ", self.what)?;
+        if self.of > 1 {
+            write!(f, "{} of {}: ", self.count, self.of)?;
+        }
+        f.write_str(&self.named.join("; "))?;
+        match self.count - self.named.len() {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+fn trouble(message: String) -> Error {
+    Error {
+        responder: NAME,
+        message,
+        full: false,
+    }
+}

@@ -1,0 +1,303 @@
+//! Changes to our table, gathered into one transaction.
+//!
+//! Messages are written as they are added. Nothing happens before [`Line::commit`](super::Line::commit).
+
+use std::ffi::{CStr, CString};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use nftnl::expr::{
+    Bitwise, Cmp, CmpOp, Counter, Icmpv6HeaderField, Ipv4HeaderField, Ipv6HeaderField, Lookup,
+    Meta, NetworkHeaderField, Payload, TransportHeaderField, Verdict,
+};
+use nftnl::set::{Set, SetKey};
+use nftnl::{Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Table};
+
+use super::element::{Comment, Element};
+use super::ffi::{self, Detail};
+use super::shape::{BanSet, ChainShape, Expr, Rule, SetShape};
+
+/// A name that a table can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableName(CString);
+
+impl TableName {
+    /// `NFT_NAME_MAXLEN`, less the NUL.
+    const MAX_LEN: usize = 255;
+
+    /// The name, unless the kernel could not take it: empty, too long, or with a NUL in it.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        if name.is_empty() || name.len() > Self::MAX_LEN {
+            return None;
+        }
+        CString::new(name).ok().map(Self)
+    }
+
+    pub(super) fn as_c_str(&self) -> &CStr {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.to_string_lossy())
+    }
+}
+
+/// A transaction in the making.
+pub struct Change {
+    table: Table,
+    batch: Batch,
+    sets: u32,
+}
+
+impl Change {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(table: &TableName) -> Self {
+        Self {
+            table: Table::new(table.as_c_str(), ProtoFamily::Inet),
+            batch: Batch::new(),
+            sets: 0,
+        }
+    }
+
+    /// Makes the table, with this comment. The transaction fails if there is one of that name.
+    pub fn create_table(&mut self, comment: &Comment) {
+        ffi::add_new_table(&mut self.batch, self.table.get_name(), comment);
+    }
+
+    /// Deletes the table with all that is in it.
+    pub fn delete_table(&mut self) {
+        ffi::add_quietly(&mut self.batch, &self.table, MsgType::Del);
+    }
+
+    /// Makes a set.
+    pub fn create_set(&mut self, set: BanSet, shape: &SetShape) {
+        self.sets += 1;
+        if set.is_ipv6() {
+            self.create_set_of::<Ipv6Addr>(set, shape);
+        } else {
+            self.create_set_of::<Ipv4Addr>(set, shape);
+        }
+    }
+
+    fn create_set_of<K: SetKey>(&mut self, set: BanSet, shape: &SetShape) {
+        let name = c_name(&set.name());
+        let set = Set::<K>::new_named(&name, self.sets, &self.table, ProtoFamily::Inet);
+        ffi::shape_set(&set, shape);
+        ffi::add_quietly(&mut self.batch, &set, MsgType::Add);
+    }
+
+    /// Deletes a set. The transaction fails if a rule still refers to it.
+    pub fn delete_set(&mut self, set: BanSet) {
+        let name = c_name(&set.name());
+        let set = Set::<Ipv4Addr>::new_named(&name, 0, &self.table, ProtoFamily::Inet);
+        ffi::add_quietly(&mut self.batch, &set, MsgType::Del);
+    }
+
+    /// Makes a base chain with these rules. The sets that they look into must be there, or made before.
+    pub fn create_chain(&mut self, shape: &ChainShape, rules: &[Rule]) {
+        let mut chain = Chain::new(c_name(&shape.name), &self.table);
+        chain.set_type(ChainType::Filter);
+        let hook = if shape.is_prerouting() {
+            Hook::PreRouting
+        } else {
+            Hook::In
+        };
+        chain.set_hook(hook, shape.priority);
+        chain.set_policy(Policy::Accept);
+        ffi::add_quietly(&mut self.batch, &chain, MsgType::Add);
+        for steps in rules {
+            let mut rule = nftnl::Rule::new(&chain);
+            for step in steps {
+                add_step(&mut rule, step, &self.table);
+            }
+            ffi::add_quietly(&mut self.batch, &rule, MsgType::Add);
+        }
+    }
+
+    /// Deletes a chain with its rules. The transaction fails if another chain still refers to it.
+    pub fn delete_chain(&mut self, name: &str) {
+        let chain = Chain::new(c_name(name), &self.table);
+        ffi::add_quietly(&mut self.batch, &chain, MsgType::Del);
+    }
+
+    /// Adds elements that are not there. Of those that are, kernels before 6.12 change nothing, later ones the
+    /// timeout but not the comment.
+    pub fn add(&mut self, set: BanSet, elements: &[&Element]) {
+        self.elements(set, elements, Detail::Full, MsgType::Add);
+    }
+
+    /// Adds elements, there or not, with the timeout and the comment they have now. No key may occur twice.
+    pub fn refresh(&mut self, set: BanSet, elements: &[&Element]) {
+        // The same on all kernels: whatever was there is there, then gone, then new.
+        self.elements(set, elements, Detail::Key, MsgType::Add);
+        self.elements(set, elements, Detail::Key, MsgType::Del);
+        self.elements(set, elements, Detail::Full, MsgType::Add);
+    }
+
+    /// Deletes elements by their keys. The transaction fails if one is not there, or a key occurs twice.
+    pub fn delete(&mut self, set: BanSet, elements: &[&Element]) {
+        self.elements(set, elements, Detail::Key, MsgType::Del);
+    }
+
+    /// The transaction, to be committed.
+    #[must_use]
+    pub fn finish(self) -> FinalizedBatch {
+        self.batch.finalize()
+    }
+
+    fn elements(&mut self, set: BanSet, elements: &[&Element], detail: Detail, what: MsgType) {
+        let name = c_name(&set.name());
+        let (batch, table) = (&mut self.batch, &self.table);
+        if set.is_ipv6() {
+            ffi::add_elements::<Ipv6Addr>(batch, table, &name, elements, detail, what);
+        } else {
+            ffi::add_elements::<Ipv4Addr>(batch, table, &name, elements, detail, what);
+        }
+    }
+}
+
+fn add_step(rule: &mut nftnl::Rule<'_>, step: &Expr, table: &Table) {
+    match step {
+        Expr::Family => rule.add_expr(&Meta::NfProto),
+        Expr::Transport => rule.add_expr(&Meta::L4Proto),
+        Expr::Source4 => {
+            let field = NetworkHeaderField::Ipv4(Ipv4HeaderField::Saddr);
+            rule.add_expr(&Payload::Network(field));
+        }
+        Expr::Source6 => {
+            let field = NetworkHeaderField::Ipv6(Ipv6HeaderField::Saddr);
+            rule.add_expr(&Payload::Network(field));
+        }
+        Expr::IcmpType => {
+            let field = TransportHeaderField::Icmpv6(Icmpv6HeaderField::Type);
+            rule.add_expr(&Payload::Transport(field));
+        }
+        Expr::Equal(value) => rule.add_expr(&Cmp::new(CmpOp::Eq, value.as_slice())),
+        Expr::AtLeast(value) => rule.add_expr(&Cmp::new(CmpOp::Gte, value.as_slice())),
+        Expr::AtMost(value) => rule.add_expr(&Cmp::new(CmpOp::Lte, value.as_slice())),
+        Expr::Mask(mask) => {
+            let nothing = vec![0_u8; mask.len()];
+            rule.add_expr(&Bitwise::new(mask.as_slice(), nothing.as_slice()));
+        }
+        Expr::Lookup(name) => {
+            let name = c_name(name);
+            let set = Set::<Ipv4Addr>::new_named(&name, 0, table, ProtoFamily::Inet);
+            rule.add_expr(&Lookup::new(&set));
+        }
+        Expr::Counter => rule.add_expr(&Counter),
+        Expr::Accept => rule.add_expr(&Verdict::Accept),
+        Expr::Drop => rule.add_expr(&Verdict::Drop),
+        // Only ever found: a rule that is made consists of the steps in `shape::rules`.
+        Expr::Foreign => {}
+    }
+}
+
+/// The names of our own sets and chains.
+fn c_name(name: &str) -> CString {
+    CString::new(name).expect("names of our sets and chains are made of letters, digits and _")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::{MARK, Timeout, rules};
+    use std::time::Duration;
+
+    /// The messages of a batch: type, flags, and all behind the header.
+    fn messages(batch: &FinalizedBatch) -> Vec<(u16, u16, Vec<u8>)> {
+        batch
+            .iter()
+            .flat_map(mnl::NlMessages::new)
+            .map(|message| {
+                let message = message.unwrap();
+                let number = |at: usize| u16::from_ne_bytes([message[at], message[at + 1]]);
+                (number(4), number(6), message[16..].to_vec())
+            })
+            .collect()
+    }
+
+    fn name() -> TableName {
+        TableName::new("portsentry").unwrap()
+    }
+
+    fn element(key: Ipv4Addr) -> Element {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Element {
+            key: key.into(),
+            timeout: Some(Timeout::new(minutes(10), minutes(4))),
+            comment: Comment::new("syn scan, 3 tcp ports, last 23"),
+        }
+    }
+
+    /// What nft 1.0.6 sends for `add element inet portsentry banned4 { 192.0.2.10 timeout 10m expires 4m comment
+    /// "syn scan, 3 tcp ports, last 23" }`, but for the order of the names and for
+    /// the set's number, which matters in the transaction that makes the set only.
+    #[test]
+    fn an_element_is_written_as_nft_writes_it() {
+        let captured: &[&[u8]] = &[
+            b"\x01\x00\x00\x00",
+            b"\x0c\x00\x02\x00banned4\0",
+            b"\x0f\x00\x01\x00portsentry\0\0",
+            b"\x54\x00\x03\x80",
+            b"\x50\x00\x01\x80",
+            b"\x0c\x00\x04\x00\x00\x00\x00\x00\x00\x09\x27\xc0",
+            b"\x0c\x00\x05\x00\x00\x00\x00\x00\x00\x03\xa9\x80",
+            b"\x0c\x00\x01\x80\x08\x00\x01\x00\xc0\x00\x02\x0a",
+            b"\x25\x00\x06\x00\x00\x1fsyn scan, 3 tcp ports, last 23\0\0\0\0",
+        ];
+        let mut change = Change::new(&name());
+        change.add(BanSet::ADDRESSES4, &[&element([192, 0, 2, 10].into())]);
+        let (kind, flags, body) = messages(&change.finish()).swap_remove(1);
+        assert_eq!((kind, flags), (0x0a0c, 0x401), "NEWSETELEM, REQUEST|CREATE");
+        let set_number = b"\x08\x00\x04\x00\x00\x00\x00\x00";
+        let at = body.windows(8).position(|window| window == set_number);
+        let without_number = match at {
+            Some(at) => [&body[..at], &body[at + 8..]].concat(),
+            None => body,
+        };
+        let escaped = without_number.escape_ascii().to_string();
+        assert_eq!(escaped, captured.concat().escape_ascii().to_string());
+    }
+
+    #[test]
+    fn no_message_but_the_ends_of_a_batch_asks_for_an_answer() {
+        const ACK: u16 = 4;
+        let sets = BanSet::for_prefixes(24, 64);
+        let mut change = Change::new(&name());
+        change.delete_table();
+        change.create_table(&Comment::new(MARK).unwrap());
+        for set in &sets {
+            change.create_set(*set, &set.shape(1));
+        }
+        let chain = ChainShape::at(crate::config::Hook::Input, 0);
+        change.create_chain(&chain, &rules(&sets));
+        let element = element([192, 0, 2, 10].into());
+        change.refresh(BanSet::ADDRESSES4, &[&element]);
+        change.delete(BanSet::ADDRESSES4, &[&element]);
+        change.delete_chain("input");
+        change.delete_set(BanSet::ADDRESSES4);
+        let messages = messages(&change.finish());
+        assert_eq!(messages.len(), 1 + 2 + 4 + 1 + 5 + 3 + 1 + 2 + 1);
+        for (kind, flags, _) in &messages[1..messages.len() - 1] {
+            assert_eq!(flags & ACK, 0, "{kind:#x}");
+        }
+    }
+
+    #[test]
+    fn however_many_elements_no_message_outgrows_an_attribute() {
+        let longest = Element {
+            comment: Comment::new(&"x".repeat(200)),
+            ..element([192, 0, 2, 10].into())
+        };
+        let mut change = Change::new(&name());
+        change.refresh(BanSet::ADDRESSES4, &vec![&longest; 5000]);
+        let messages = messages(&change.finish());
+        assert_eq!(messages.len(), 2 + 3 * 20);
+        for (_, _, body) in messages {
+            assert!(body.len() < 0xffff, "{}", body.len());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What stands in the kernel: our table and what is in it, the elements of a set, one of them.
+
+use std::ffi::CString;
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+
+use super::batch::TableName;
+use super::decode;
+use super::element::Element;
+use super::ffi;
+use super::line::Line;
+use super::request::Request;
+use super::shape::{BanSet, ChainShape, MARK, Rule, SetShape, is_marked};
+
+/// The table as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// A number that no other table of this boot had or will have.
+    pub handle: u64,
+    /// `NFT_TABLE_F_…`
+    pub flags: u32,
+    /// What stands under its name.
+    pub comment: Option<String>,
+    /// Those of its sets whose names are ours.
+    pub sets: Vec<(BanSet, SetShape)>,
+    /// Those of its chains whose names are ours, with their rules.
+    pub chains: Vec<(ChainShape, Vec<Rule>)>,
+}
+
+impl Found {
+    /// Whether the table is ours, of whatever format.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        self.comment.as_deref().is_some_and(is_marked)
+    }
+
+    /// Whether the table itself, whatever is in it, is as we would make it: in our format, and not asleep.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.comment.as_deref() == Some(MARK) && self.flags == 0
+    }
+
+    /// The shape of this set, if it is there.
+    #[must_use]
+    pub fn set(&self, set: BanSet) -> Option<SetShape> {
+        self.sets
+            .iter()
+            .find(|(found, _)| *found == set)
+            .map(|(_, shape)| *shape)
+    }
+}
+
+impl Line {
+    /// The table with all that is ours in it; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn inspect(&mut self, table: &TableName) -> Result<Option<Found>, Errno> {
+        let Some(read) = self.table(table)? else {
+            return Ok(None);
+        };
+        let name = table.as_c_str();
+        let is_here = |found: &str| found.as_bytes() == name.to_bytes();
+        let sets = self
+            .ask(&Request::sets(name), ffi::read_set)?
+            .into_iter()
+            .filter(|(table, _, _)| is_here(table))
+            .filter_map(|(_, set, shape)| Some((BanSet::from_name(&set)?, shape)))
+            .collect();
+        let mut chains = Vec::new();
+        for (found_in, shape) in self.ask(&Request::chains(name), ffi::read_chain)? {
+            if is_here(&found_in) && ChainShape::NAMES.contains(&shape.name.as_str()) {
+                let chain = CString::new(shape.name.as_str()).expect("one of our two names");
+                let rules = self.ask(&Request::rules(name, &chain), decode::read_rule)?;
+                chains.push((shape, rules));
+            }
+        }
+        Ok(Some(Found {
+            handle: read.handle,
+            flags: read.flags,
+            comment: read.comment,
+            sets,
+            chains,
+        }))
+    }
+
+    /// The number of the table; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn handle(&mut self, table: &TableName) -> Result<Option<u64>, Errno> {
+        Ok(self.table(table)?.map(|found| found.handle))
+    }
+
+    /// One element, by its key, without a list of the others; `None` if it, its set or its table is not there.
+    /// One that has run out is not there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn look_up(
+        &mut self,
+        table: &TableName,
+        set: BanSet,
+        key: IpAddr,
+    ) -> Result<Option<Element>, Errno> {
+        let request = Request::element(table.as_c_str(), set, key);
+        let found = self.ask(&request, ffi::read_elements);
+        Ok(absent_is_none(found)?
+            .into_iter()
+            .flatten()
+            .flatten()
+            .find(|element| element.key == key && is_running(element)))
+    }
+
+    /// All elements of a set but those that have run out; none if it or its table is not there. Takes a second for
+    /// 200,000, and far more than five times that for five times as many: never to answer a question.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn list(&mut self, table: &TableName, set: BanSet) -> Result<Vec<Element>, Errno> {
+        let request = Request::elements(table.as_c_str(), set);
+        let found = self.ask(&request, ffi::read_elements);
+        Ok(absent_is_none(found)?
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(is_running)
+            .collect())
+    }
+
+    fn table(&mut self, table: &TableName) -> Result<Option<ffi::TableRead>, Errno> {
+        let found = self.ask(&Request::table(table.as_c_str()), ffi::read_table);
+        Ok(absent_is_none(found)?.and_then(|found| found.into_iter().next()))
+    }
+}
+
+fn is_running(element: &Element) -> bool {
+    element.timeout.is_none_or(|timeout| timeout.left() > 0)
+}
+
+fn absent_is_none<T>(found: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}

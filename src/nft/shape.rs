@@ -1,0 +1,423 @@
+//! What our table looks like: its mark, the sets that hold bans, the chain and its rules.
+//!
+//! Pure. The same types describe what is wanted and what was found, so that the two can be compared.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::source::Source;
+
+/// The comment that makes a table ours, with the number of its format.
+pub const MARK: &str = "portsentry format 1";
+
+/// How a comment of any format begins.
+const ANY_MARK: &str = "portsentry format ";
+
+/// Room beyond what is asked for: expired elements count until they are collected, and admins add some of their own.
+const HEADROOM: u32 = 16_384;
+
+/// Milliseconds between collections of expired elements.
+const GC_INTERVAL: u32 = 10_000;
+
+/// `NFT_SET_TIMEOUT`: each element may have a timeout.
+const TIMEOUT_FLAG: u32 = 0x10;
+
+/// nft's numbers of the two key types.
+const IPV4_ADDR: u32 = 7;
+const IPV6_ADDR: u32 = 8;
+
+/// `NF_ACCEPT`, as a chain's policy.
+const POLICY_ACCEPT: u32 = 1;
+
+/// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_IN`.
+const HOOK_PREROUTING: u32 = 0;
+const HOOK_INPUT: u32 = 1;
+
+/// ICMPv6's protocol number.
+const ICMPV6: u8 = 58;
+
+/// Neighbour discovery: router and neighbour solicitations and advertisements.
+const DISCOVERY: [u8; 2] = [133, 136];
+
+/// Whether a table with this comment is ours, whatever its format.
+pub(super) fn is_marked(comment: &str) -> bool {
+    comment.starts_with(ANY_MARK)
+}
+
+/// A set of bans: single addresses (`banned4`, `banned6`), or prefixes of one length (`banned6_64`).
+/// The order is that of the table: single addresses first, then the longer prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BanSet {
+    ipv6: bool,
+    prefix_len: u8,
+}
+
+impl BanSet {
+    /// Single IPv4 addresses.
+    pub const ADDRESSES4: Self = Self {
+        ipv6: false,
+        prefix_len: 32,
+    };
+    /// Single IPv6 addresses.
+    pub const ADDRESSES6: Self = Self {
+        ipv6: true,
+        prefix_len: 128,
+    };
+
+    /// The sets of a table that bans prefixes of these lengths besides single addresses, in their order.
+    #[must_use]
+    pub fn for_prefixes(ipv4: u8, ipv6: u8) -> Vec<Self> {
+        let mut sets = vec![
+            Self::ADDRESSES4,
+            Self::ADDRESSES6,
+            Self {
+                ipv6: false,
+                prefix_len: ipv4.min(32),
+            },
+            Self {
+                ipv6: true,
+                prefix_len: ipv6.min(128),
+            },
+        ];
+        Self::put_in_order(&mut sets);
+        sets
+    }
+
+    /// Sorts `sets` as they stand in a table, each once.
+    pub fn put_in_order(sets: &mut Vec<Self>) {
+        sets.sort_by_key(|set| {
+            let prefix = *set != Self::ADDRESSES4 && *set != Self::ADDRESSES6;
+            (prefix, set.ipv6, u8::MAX - set.prefix_len)
+        });
+        sets.dedup();
+    }
+
+    /// The set that a ban of `source` stands in.
+    #[must_use]
+    pub fn of(source: Source) -> Self {
+        Self {
+            ipv6: source.address().is_ipv6(),
+            prefix_len: source.prefix_len(),
+        }
+    }
+
+    /// The set of that name, if it is one of ours.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (ipv6, rest) = if let Some(rest) = name.strip_prefix("banned4") {
+            (false, rest)
+        } else {
+            (true, name.strip_prefix("banned6")?)
+        };
+        let prefix_len = match rest.strip_prefix('_') {
+            Some(digits) => digits.parse().ok()?,
+            None if ipv6 => 128,
+            None => 32,
+        };
+        let set = Self { ipv6, prefix_len };
+        (set.name() == name && prefix_len <= set.bits()).then_some(set)
+    }
+
+    /// `banned4`, `banned6_64`.
+    #[must_use]
+    pub fn name(self) -> String {
+        let family = if self.ipv6 { 6 } else { 4 };
+        if self.prefix_len == self.bits() {
+            format!("banned{family}")
+        } else {
+            format!("banned{family}_{}", self.prefix_len)
+        }
+    }
+
+    /// Whether its keys are IPv6.
+    #[must_use]
+    pub fn is_ipv6(self) -> bool {
+        self.ipv6
+    }
+
+    /// Whom the element with this key bans; `None` for a key that no packet can match, because it has host bits.
+    #[must_use]
+    pub fn source(self, key: IpAddr) -> Option<Source> {
+        if key.is_ipv6() != self.ipv6 {
+            return None;
+        }
+        let source = Source::prefix(key, self.prefix_len);
+        (source.address() == key).then_some(source)
+    }
+
+    /// The shape of this set in a table that holds up to `limit` bans.
+    #[must_use]
+    pub fn shape(self, limit: u32) -> SetShape {
+        SetShape {
+            key_type: if self.ipv6 { IPV6_ADDR } else { IPV4_ADDR },
+            key_len: u32::from(self.bits() / 8),
+            flags: TIMEOUT_FLAG,
+            size: size_for(limit),
+            gc_interval: GC_INTERVAL,
+            timeout: 0,
+            plain: true,
+        }
+    }
+
+    fn bits(self) -> u8 {
+        if self.ipv6 { 128 } else { 32 }
+    }
+
+    /// The mask that a packet's source goes through before it is looked up; `None` for single addresses.
+    fn mask(self) -> Option<Vec<u8>> {
+        if self.prefix_len == self.bits() {
+            return None;
+        }
+        let length = u32::from(self.prefix_len);
+        Some(if self.ipv6 {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            Ipv6Addr::from(mask).octets().to_vec()
+        } else {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            Ipv4Addr::from(mask).octets().to_vec()
+        })
+    }
+
+    /// `ip6 saddr & ffff:ffff:ffff:ffff:: @banned6_64 counter drop`
+    fn rule(self) -> Rule {
+        let (family, payload) = if self.ipv6 {
+            (libc::NFPROTO_IPV6, Expr::Source6)
+        } else {
+            (libc::NFPROTO_IPV4, Expr::Source4)
+        };
+        let family = u8::try_from(family).expect("both families are small numbers");
+        let mut rule = vec![Expr::Family, Expr::Equal(vec![family]), payload];
+        rule.extend(self.mask().map(Expr::Mask));
+        rule.extend([Expr::Lookup(self.name()), Expr::Counter, Expr::Drop]);
+        rule
+    }
+}
+
+/// The size of a set for up to `limit` bans: room for those not collected yet, rounded up to k·65536 − 1, because
+/// the kernel takes the low 16 bits of it for its hint of how many buckets to begin with.
+fn size_for(limit: u32) -> u32 {
+    limit.saturating_add(HEADROOM) | 0xffff
+}
+
+/// A set, but for its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetShape {
+    /// nft's number of the key's type.
+    pub key_type: u32,
+    /// Bytes in a key.
+    pub key_len: u32,
+    /// `NFT_SET_…`
+    pub flags: u32,
+    /// Elements at most; 0: no bound.
+    pub size: u32,
+    /// Milliseconds between collections of expired elements.
+    pub gc_interval: u32,
+    /// The timeout of elements that have none of their own, in milliseconds; 0: none.
+    pub timeout: u64,
+    /// No map, no concatenation, nothing to be evaluated with each element.
+    pub plain: bool,
+}
+
+impl SetShape {
+    /// Whether this set, as found, does the work of `wanted`. A larger size is as good: lowering a limit is no
+    /// reason to move bans about.
+    #[must_use]
+    pub fn serves_as(self, wanted: Self) -> bool {
+        self.size >= wanted.size
+            && self
+                == Self {
+                    size: self.size,
+                    ..wanted
+                }
+    }
+
+    /// Whether its elements are single keys of this type, so that they can be moved to a set of another shape.
+    #[must_use]
+    pub fn holds_keys_of(self, wanted: Self) -> bool {
+        self.plain
+            && self.flags & !TIMEOUT_FLAG == 0
+            && (self.key_type, self.key_len) == (wanted.key_type, wanted.key_len)
+    }
+}
+
+/// A base chain, but for its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainShape {
+    /// That of its hook.
+    pub name: String,
+    /// `NF_INET_…`
+    pub hook: u32,
+    /// Lower is earlier.
+    pub priority: i32,
+    /// `filter`
+    pub kind: String,
+    /// What becomes of packets that no rule speaks of.
+    pub policy: u32,
+}
+
+impl ChainShape {
+    /// The names that our chain can have.
+    pub const NAMES: [&str; 2] = ["prerouting", "input"];
+
+    /// The chain at this hook.
+    #[must_use]
+    pub fn at(hook: crate::config::Hook, priority: i32) -> Self {
+        let (name, hook) = match hook {
+            crate::config::Hook::Prerouting => ("prerouting", HOOK_PREROUTING),
+            crate::config::Hook::Input => ("input", HOOK_INPUT),
+        };
+        Self {
+            name: name.to_owned(),
+            hook,
+            priority,
+            kind: "filter".to_owned(),
+            policy: POLICY_ACCEPT,
+        }
+    }
+
+    /// Whether this is the prerouting hook rather than input.
+    pub(super) fn is_prerouting(&self) -> bool {
+        self.hook == HOOK_PREROUTING
+    }
+}
+
+/// What a rule does, in order.
+pub type Rule = Vec<Expr>;
+
+/// A step of a rule. All of ours work on register 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// Loads whether the packet is IPv4 or IPv6.
+    Family,
+    /// Loads the transport protocol.
+    Transport,
+    /// Loads the IPv4 source address.
+    Source4,
+    /// Loads the IPv6 source address.
+    Source6,
+    /// Loads the ICMPv6 type.
+    IcmpType,
+    /// Goes on if what is loaded equals this.
+    Equal(Vec<u8>),
+    /// Goes on if what is loaded is this or more.
+    AtLeast(Vec<u8>),
+    /// Goes on if what is loaded is this or less.
+    AtMost(Vec<u8>),
+    /// Keeps of what is loaded the bits that are set here.
+    Mask(Vec<u8>),
+    /// Goes on if what is loaded is in the set.
+    Lookup(String),
+    /// Counts packets and bytes.
+    Counter,
+    /// The packet passes this chain.
+    Accept,
+    /// The packet is gone.
+    Drop,
+    /// Anything that our rules never have; only found, never made.
+    Foreign,
+}
+
+/// The rules of our chain over these sets. Neighbour discovery passes first: without it a banned prefix on our own
+/// link would cut off every host in it, and ourselves from the router.
+#[must_use]
+pub fn rules(sets: &[BanSet]) -> Vec<Rule> {
+    let [first, last] = DISCOVERY;
+    let ipv6 = u8::try_from(libc::NFPROTO_IPV6).expect("the family is a small number");
+    let discovery = vec![
+        Expr::Family,
+        Expr::Equal(vec![ipv6]),
+        Expr::Transport,
+        Expr::Equal(vec![ICMPV6]),
+        Expr::IcmpType,
+        Expr::AtLeast(vec![first]),
+        Expr::AtMost(vec![last]),
+        Expr::Accept,
+    ];
+    std::iter::once(discovery)
+        .chain(sets.iter().map(|set| set.rule()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(sets: &[BanSet]) -> Vec<String> {
+        sets.iter().map(|set| set.name()).collect()
+    }
+
+    #[test]
+    fn the_sets_follow_from_the_prefix_lengths() {
+        for (ipv4, ipv6, expected) in [
+            (32, 64, vec!["banned4", "banned6", "banned6_64"]),
+            (32, 128, vec!["banned4", "banned6"]),
+            (
+                24,
+                56,
+                vec!["banned4", "banned6", "banned4_24", "banned6_56"],
+            ),
+        ] {
+            assert_eq!(names(&BanSet::for_prefixes(ipv4, ipv6)), expected);
+        }
+    }
+
+    #[test]
+    fn a_name_is_read_back_only_as_it_is_written() {
+        for name in ["banned4", "banned6", "banned4_24", "banned6_64"] {
+            assert_eq!(BanSet::from_name(name).map(BanSet::name).unwrap(), name);
+        }
+        for name in [
+            "banned4_32",
+            "banned4_33",
+            "banned6_064",
+            "banned6_",
+            "banned",
+            "ignored4",
+            "banned6_999",
+        ] {
+            assert_eq!(BanSet::from_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_size_never_loses_its_hint() {
+        for (limit, size) in [
+            (1, 65_535),
+            (49_151, 65_535),
+            (49_152, 131_071),
+            (200_000, 262_143),
+            (u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(size_for(limit), size, "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_host_bits_bans_nobody() {
+        let set = BanSet::from_name("banned6_64").unwrap();
+        assert_eq!(
+            set.source("2001:db8::".parse().unwrap()),
+            Some("2001:db8::/64".parse().unwrap())
+        );
+        assert_eq!(set.source("2001:db8::5".parse().unwrap()), None);
+        assert_eq!(set.source("192.0.2.0".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn a_roomier_set_serves_and_a_tighter_one_does_not() {
+        let wanted = BanSet::ADDRESSES4.shape(1000);
+        let with_size = |size| SetShape { size, ..wanted };
+        assert!(with_size(wanted.size + 65_536).serves_as(wanted));
+        assert!(!with_size(wanted.size - 1).serves_as(wanted));
+        assert!(
+            !with_size(0).serves_as(wanted),
+            "without a bound a set can eat all memory"
+        );
+        assert!(
+            !SetShape {
+                timeout: 1,
+                ..wanted
+            }
+            .serves_as(wanted)
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! The table itself: made, adopted as it is, rebuilt with its bans, or left to whom it belongs; and taken down.
+
+use nix::errno::Errno;
+
+use super::{Nftables, trouble};
+use crate::nft::{BanSet, Change, Comment, Element, Found, MARK, SetShape, rules, said};
+use crate::respond::{Error, Prepared};
+
+impl Nftables {
+    /// See [`Responder::prepare`](crate::respond::Responder::prepare).
+    pub(super) fn prepare_table(&mut self) -> Result<Prepared, Error> {
+        match self.prepare_once() {
+            // Somebody made it between our look and our try.
+            Err(Step(_, Errno::EEXIST)) => self.prepare_once(),
+            outcome => outcome,
+        }
+        .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
+    }
+
+    /// See [`Responder::withdraw`](crate::respond::Responder::withdraw).
+    pub(super) fn withdraw_table(&mut self) -> Result<(), Error> {
+        self.withdraw_once()
+            .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
+    }
+
+    fn prepare_once(&mut self) -> Result<Prepared, Step> {
+        let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
+        self.sets.clone_from(&self.configured);
+        let prepared = match found {
+            None => {
+                self.create()?;
+                Prepared::Created
+            }
+            Some(found) if !found.is_marked() => return Err(Step(Doing::Recognise, Errno::EEXIST)),
+            Some(found) => {
+                self.keep_sets_with_bans(&found)?;
+                if self.is_right(&found) {
+                    self.handle = Some(found.handle);
+                    return Ok(Prepared::Adopted);
+                }
+                self.rebuild(&found)?;
+                Prepared::Rebuilt
+            }
+        };
+        // Old kernels answer success with silence, so look that it is really there.
+        self.handle = self.line.handle(&self.table).map_err(Doing::Look.at())?;
+        match self.handle {
+            Some(_) => Ok(prepared),
+            None => Err(Step(Doing::Look, Errno::ENOENT)),
+        }
+    }
+
+    /// An earlier configuration may have banned prefixes of other lengths. While such bans run, their set and its
+    /// rule stay.
+    fn keep_sets_with_bans(&mut self, found: &Found) -> Result<(), Step> {
+        for (set, shape) in &found.sets {
+            if !self.sets.contains(set) && shape.holds_keys_of(self.shape(*set)) {
+                let bans = self
+                    .line
+                    .list(&self.table, *set)
+                    .map_err(Doing::List.at())?;
+                if !bans.is_empty() {
+                    self.sets.push(*set);
+                }
+            }
+        }
+        BanSet::put_in_order(&mut self.sets);
+        Ok(())
+    }
+
+    fn shape(&self, set: BanSet) -> SetShape {
+        set.shape(self.limit)
+    }
+
+    fn fits(&self, found: &Found, set: BanSet) -> bool {
+        found
+            .set(set)
+            .is_some_and(|shape| shape.serves_as(self.shape(set)))
+    }
+
+    fn is_right(&self, found: &Found) -> bool {
+        found.is_current()
+            && self.sets.iter().all(|set| self.fits(found, *set))
+            && found.sets.iter().all(|(set, _)| self.sets.contains(set))
+            && matches!(
+                found.chains.as_slice(),
+                [(chain, found)] if *chain == self.chain && *found == rules(&self.sets)
+            )
+    }
+
+    fn create(&mut self) -> Result<(), Step> {
+        let mut change = Change::new(&self.table);
+        change.create_table(&mark());
+        for set in &self.sets {
+            change.create_set(*set, &self.shape(*set));
+        }
+        change.create_chain(&self.chain, &rules(&self.sets));
+        self.commit(change).map_err(Doing::Create.at())
+    }
+
+    /// Sets in the right shape are not touched. If the table itself is of another format, or somebody's own chain
+    /// holds on to what must go, all of it is made anew.
+    fn rebuild(&mut self, found: &Found) -> Result<(), Step> {
+        if found.is_current() {
+            match self.rebuild_parts(found, false) {
+                Err(Step(Doing::Rebuild, Errno::EBUSY)) => {}
+                outcome => return outcome,
+            }
+        }
+        self.rebuild_parts(found, true)
+    }
+
+    fn rebuild_parts(&mut self, found: &Found, all: bool) -> Result<(), Step> {
+        let mut moved: Vec<(BanSet, Vec<Element>)> = Vec::new();
+        for set in self.sets.clone() {
+            let readable = |shape: SetShape| shape.holds_keys_of(self.shape(set));
+            if (all || !self.fits(found, set)) && found.set(set).is_some_and(readable) {
+                let bans = self.line.list(&self.table, set).map_err(Doing::List.at())?;
+                moved.push((set, bans));
+            }
+        }
+        let mut change = Change::new(&self.table);
+        if all {
+            change.delete_table();
+            change.create_table(&mark());
+        } else {
+            for (chain, _) in &found.chains {
+                change.delete_chain(&chain.name);
+            }
+            for (set, _) in &found.sets {
+                if !self.sets.contains(set) || !self.fits(found, *set) {
+                    change.delete_set(*set);
+                }
+            }
+        }
+        for set in &self.sets {
+            if all || !self.fits(found, *set) {
+                let bans = moved.iter().find(|(moved, _)| moved == set);
+                let held = bans.map_or(0, |(_, bans)| bans.len());
+                let limit = self.limit.max(u32::try_from(held).unwrap_or(u32::MAX));
+                change.create_set(*set, &set.shape(limit));
+            }
+        }
+        change.create_chain(&self.chain, &rules(&self.sets));
+        for (set, bans) in &moved {
+            change.add(*set, &bans.iter().collect::<Vec<_>>());
+        }
+        self.commit(change).map_err(Doing::Rebuild.at())
+    }
+
+    fn withdraw_once(&mut self) -> Result<(), Step> {
+        let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
+        self.handle = None;
+        let Some(found) = found else {
+            return Ok(());
+        };
+        if !found.is_marked() {
+            return Err(Step(Doing::Recognise, Errno::EEXIST));
+        }
+        let mut change = Change::new(&self.table);
+        change.delete_table();
+        match self.line.commit(&change.finish()) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(Step(Doing::Delete, errno)),
+        }
+    }
+
+    /// Commits. After an answer that was lost, the table tells whether it was done.
+    fn commit(&mut self, change: Change) -> Result<(), Errno> {
+        match self.line.commit(&change.finish()) {
+            Err(Errno::ENOBUFS) => match self.line.inspect(&self.table)? {
+                Some(found) if self.is_right(&found) => Ok(()),
+                _ => Err(Errno::ENOBUFS),
+            },
+            outcome => outcome,
+        }
+    }
+}
+
+fn mark() -> Comment {
+    Comment::new(MARK).expect("the mark is not empty")
+}
+
+/// What was being done when the kernel said this.
+struct Step(Doing, Errno);
+
+#[derive(Clone, Copy)]
+enum Doing {
+    Look,
+    Recognise,
+    List,
+    Create,
+    Rebuild,
+    Delete,
+}
+
+impl Doing {
+    fn at(self) -> impl Fn(Errno) -> Step {
+        move |errno| Step(self, errno)
+    }
+
+    fn words(self, table: &str, errno: Errno) -> String {
+        let doing = match self {
+            Self::Recognise => {
+                return format!(
+                    "table inet {table} is there already, without the comment \"{MARK}\": somebody else made it; \
+                     remove it with \"nft delete table inet {table}\", or set nftables.table in the configuration to \
+                     another name"
+                );
+            }
+            Self::Look => "look at",
+            Self::List => "list the bans in",
+            Self::Create => "create",
+            Self::Rebuild => "rebuild",
+            Self::Delete => "delete",
+        };
+        let mut words = format!("cannot {doing} table inet {table}: {}", said(errno));
+        if matches!((self, errno), (Self::Look, Errno::EINVAL)) {
+            words.push_str(" (does this kernel have nf_tables?)");
+        }
+        words
+    }
+}
