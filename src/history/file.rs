@@ -1,0 +1,411 @@
+//! From a path to a connection: judges the file before anything can change it, creates it, opens it.
+//!
+//! What SQLite would do by itself is too kind: it would put our table into another program's file, and find damage
+//! when a ban is due. What the rows mean is left to others.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::Error;
+use super::row::Row;
+
+/// "PtSy" in the file's header: ours. `file history.db` shows it.
+const APPLICATION_ID: u32 = 0x5074_5379;
+
+/// The shape of the table. A newer one is refused, an older one would be brought up to date on opening.
+const VERSION: u32 = 1;
+
+/// As SQL has it, for people with the `sqlite3` command too. Times are milliseconds since 1970.
+const TABLE: &str = "
+CREATE TABLE ban (
+    id        INTEGER PRIMARY KEY,
+    source    TEXT NOT NULL,
+    reason    TEXT NOT NULL,
+    origin    TEXT NOT NULL,
+    response  TEXT NOT NULL CHECK (response IN ('ban', 'log')),
+    started   INTEGER NOT NULL,
+    ends      INTEGER,
+    ended     INTEGER,
+    ended_how TEXT,
+    ended_by  TEXT
+);
+CREATE INDEX ban_source ON ban (source);
+CREATE INDEX ban_ends ON ban (ends) WHERE response = 'ban' AND ended IS NULL;
+";
+
+/// How long a lock of another connection is waited for. Readers never hold one that stops a writer, but for moments.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which file this is, whatever its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&fs::Metadata> for Identity {
+    fn from(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+/// What stands at the path.
+enum Found {
+    Nothing,
+    Empty,
+    /// Sound, as far as it can be seen without opening it for good.
+    History {
+        /// A journal beside it has what the file lacks: its pages cannot be judged yet.
+        unfinished: bool,
+    },
+}
+
+/// Opens for writing, creates if need be. Also returns the path with its symbolic links resolved.
+pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
+    prepare_dir(path)?;
+    let path = resolve(path)?;
+    let found = judge(&path)?;
+    if matches!(found, Found::Nothing) {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|cause| Error::Place {
+                step: "create",
+                path: path.clone(),
+                cause,
+                remedy: WRITABLE,
+            })?;
+    }
+    let failed = |cause| Error::Sqlite {
+        step: "open",
+        path: path.clone(),
+        cause,
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+    connection.busy_timeout(PATIENCE).map_err(failed)?;
+    // SQLite opens what it may not write for reading, without a word.
+    if connection.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
+        return Err(Error::Place {
+            step: "write to",
+            path,
+            cause: io::ErrorKind::ReadOnlyFilesystem.into(),
+            remedy: WRITABLE,
+        });
+    }
+    match found {
+        Found::History { unfinished: true } => {
+            if let Some(damage) = find_damage(&connection).map_err(failed)? {
+                // Closing must not write the journal into a file that somebody may want to rescue.
+                let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+                drop(connection);
+                return Err(refused(&path, damage));
+            }
+        }
+        Found::History { unfinished: false } => {}
+        Found::Nothing | Found::Empty => create(&connection).map_err(|cause| Error::Sqlite {
+            step: "create",
+            path: path.clone(),
+            cause,
+        })?,
+    }
+    set_up(&connection).map_err(failed)?;
+    Ok((connection, path))
+}
+
+/// Opens for reading; `None` where there is no file, or an empty one.
+pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, PathBuf)>, Error> {
+    let path = match path.canonicalize() {
+        Ok(path) => path,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(unreadable(path, cause)),
+    };
+    match judge_header(&path)? {
+        Found::Nothing | Found::Empty => return Ok(None),
+        Found::History { .. } => {}
+    }
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(PATIENCE)?;
+        connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
+        Ok(connection)
+    };
+    match open() {
+        Ok(connection) => Ok(Some((connection, path))),
+        Err(cause) => Err(Error::Sqlite {
+            step: "read",
+            path,
+            cause,
+        }),
+    }
+}
+
+/// Negative: in KiB.
+const CACHE_SIZE: i32 = -512;
+
+const WRITABLE: &str =
+    "it must be writable for the user portsentry runs as; [history] file says where it is";
+
+/// Makes sure of the directory that `path` lies in, and that not everybody may put files there.
+pub(super) fn prepare_dir(path: &Path) -> Result<(), Error> {
+    let dir = dir_of(path);
+    let failed = |cause| Error::Place {
+        step: "create directory",
+        path: dir.to_owned(),
+        cause,
+        remedy: WRITABLE,
+    };
+    if let Err(error) = fs::metadata(dir) {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(failed(error));
+        }
+        if let Some(above) = dir.parent() {
+            fs::create_dir_all(above).map_err(failed)?;
+        }
+        DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
+    }
+    refuse_open_dir(dir)
+}
+
+fn refuse_open_dir(dir: &Path) -> Result<(), Error> {
+    match fs::metadata(dir) {
+        Ok(metadata) if metadata.mode() & 0o002 != 0 => Err(Error::Open(dir.to_owned())),
+        Ok(_) => Ok(()),
+        Err(cause) => Err(unreadable(dir, cause)),
+    }
+}
+
+fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The file behind the symbolic links, with a directory that is as trustworthy as that of the link.
+fn resolve(path: &Path) -> Result<PathBuf, Error> {
+    match path.canonicalize() {
+        Ok(real) => {
+            refuse_open_dir(dir_of(&real))?;
+            Ok(real)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = path.file_name().unwrap_or_default();
+            dir_of(path)
+                .canonicalize()
+                .map(|dir| dir.join(name))
+                .map_err(|cause| unreadable(path, cause))
+        }
+        Err(cause) => Err(unreadable(path, cause)),
+    }
+}
+
+/// Looks at the file without changing anything, in it or beside it.
+fn judge(path: &Path) -> Result<Found, Error> {
+    let found = judge_header(path)?;
+    if let Found::History { unfinished: false } = found {
+        let look = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            find_damage(&Connection::open_with_flags(immutable_uri(path), flags)?)
+        };
+        let damage = look().map_err(|cause| Error::Sqlite {
+            step: "check",
+            path: path.to_owned(),
+            cause,
+        })?;
+        if let Some(damage) = damage {
+            return Err(refused(path, damage));
+        }
+    }
+    Ok(found)
+}
+
+/// Judges by the first hundred bytes, <https://www.sqlite.org/fileformat.html#the_database_header>.
+fn judge_header(path: &Path) -> Result<Found, Error> {
+    // Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(cause) => return Err(unreadable(path, cause)),
+    };
+    let look = || -> io::Result<Option<(u64, Vec<u8>)>> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let mut header = Vec::with_capacity(100);
+        File::take(file, 100).read_to_end(&mut header)?;
+        Ok(Some((metadata.len(), header)))
+    };
+    let Some((length, header)) = look().map_err(|cause| unreadable(path, cause))? else {
+        return Err(refused(path, "it is not a file".to_owned()));
+    };
+    if header.is_empty() {
+        return Ok(Found::Empty);
+    }
+    if !header.starts_with(b"SQLite format 3\0") {
+        return Err(refused(path, "it is not an SQLite file".to_owned()));
+    }
+    let number = |at: usize| {
+        let bytes = header.get(at..).and_then(|rest| rest.first_chunk());
+        bytes.map(|bytes| u32::from_be_bytes(*bytes))
+    };
+    let cause = match (number(68), number(60)) {
+        (Some(APPLICATION_ID), Some(VERSION)) if header.len() == 100 => {
+            let waits = |ending| {
+                fs::metadata(sibling(path, ending)).is_ok_and(|metadata| metadata.len() > 0)
+            };
+            let unfinished = waits("-wal") || waits("-journal");
+            // SQLite takes a page that is cut short for one that ends in zeros.
+            let page_size = match header.get(16..18) {
+                Some(&[0, 1]) => 65_536,
+                Some(&[high, low]) => u64::from(u16::from_be_bytes([high, low])),
+                _ => 0,
+            };
+            if unfinished || length.checked_rem(page_size) == Some(0) {
+                return Ok(Found::History { unfinished });
+            }
+            "it is damaged: its end is missing".to_owned()
+        }
+        (Some(APPLICATION_ID), Some(version @ 1..)) if version > VERSION => format!(
+            "a newer portsentry wrote it (format {version}, this one knows up to {VERSION})"
+        ),
+        (Some(APPLICATION_ID) | None, _) => "it is damaged: its header is broken".to_owned(),
+        (Some(_), _) => "it is an SQLite file of another program".to_owned(),
+    };
+    Err(refused(path, cause))
+}
+
+/// What is broken, in SQLite's words.
+fn find_damage(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let check = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    let said = match check {
+        Ok(said) if said == "ok" => {
+            let columns = format!("SELECT {} FROM ban LIMIT 0", Row::COLUMNS);
+            match connection.prepare(&columns) {
+                Ok(_) => return Ok(None),
+                Err(error) => error.to_string(),
+            }
+        }
+        Ok(said) => said.replace('\n', " "),
+        Err(error)
+            if matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            ) =>
+        {
+            error.to_string()
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Some(format!("it is damaged: {}", said.escape_default())))
+}
+
+/// Makes the table. All of it is in the file before the write-ahead log comes into play, so that the header is true
+/// from its first byte on.
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "PRAGMA auto_vacuum = INCREMENTAL;
+         BEGIN IMMEDIATE;
+         {TABLE}
+         PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA user_version = {VERSION};
+         COMMIT;"
+    ))
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    // Where the file system has no shared memory, SQLite stays with its rollback journal, which is slower but as safe.
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", CACHE_SIZE)
+}
+
+fn unreadable(path: &Path, cause: io::Error) -> Error {
+    Error::Place {
+        step: "read",
+        path: path.to_owned(),
+        cause,
+        remedy: "run as root, or as the user portsentry runs as",
+    }
+}
+
+fn refused(path: &Path, cause: String) -> Error {
+    Error::Refused {
+        path: path.to_owned(),
+        cause,
+        remedy: move_aside(path),
+    }
+}
+
+/// The command that moves the file away, and what SQLite keeps beside it too: a stale `-wal` would be taken for the new
+/// file's.
+fn move_aside(path: &Path) -> String {
+    let taken = |target: &PathBuf| target.symlink_metadata().is_ok();
+    let mut target = sibling(path, ".damaged");
+    for number in 2..100 {
+        if !taken(&target) {
+            break;
+        }
+        target = sibling(path, &format!(".damaged-{number}"));
+    }
+    let present =
+        |ending: &&str| ending.is_empty() || sibling(path, ending).symlink_metadata().is_ok();
+    ["", "-wal", "-shm", "-journal"]
+        .iter()
+        .filter(|ending| present(ending))
+        .map(|ending| {
+            let from = quoted(&sibling(path, ending));
+            format!("mv -- {from} {}", quoted(&sibling(&target, ending)))
+        })
+        .collect::<Vec<_>>()
+        .join(" && ")
+}
+
+/// As a shell reads it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+pub(super) fn sibling(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned().into_vec();
+    name.extend_from_slice(ending.as_bytes());
+    PathBuf::from(std::ffi::OsString::from_vec(name))
+}
+
+/// The name by which SQLite looks at the file as it lies on disk: no locks, no journal, nothing made beside it.
+fn immutable_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri + "?mode=ro&immutable=1"
+}

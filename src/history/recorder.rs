@@ -1,0 +1,421 @@
+//! The thread that writes history, so that no disk is in the way of a ban.
+//!
+//! Records are queued in order and written in batches; the event loop hears through an eventfd how far the disk has come,
+//! and holds back what it promised until then. What the disk refuses is kept and tried again. What to record is the
+//! engine's business.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::text::{TextFile, local_zone};
+use super::{Error, History, Record};
+use crate::clock::Wall;
+
+/// How many records a [`Recorder`] takes, in order. Zero: none yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+/// The queue is full, since the disk does not keep up or refuses to write. The record was not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("history is behind: {} records wait for the disk", Recorder::QUEUE)]
+pub struct Full;
+
+/// What a stop left unwritten.
+#[derive(Debug, thiserror::Error)]
+#[error("{records} records did not reach history: {}", trouble.as_deref().unwrap_or("the disk is too slow"))]
+pub struct Unwritten {
+    /// How many.
+    pub records: u64,
+    /// What the disk said last.
+    pub trouble: Option<String>,
+}
+
+/// The thread `history` and the queue before it. Dropping it stops it, with five seconds to write what is queued.
+pub struct Recorder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// How many records may wait; beside them, one batch is at the disk.
+    pub const QUEUE: usize = 65_536;
+
+    /// How many records go into one transaction.
+    const BATCH: usize = 4096;
+
+    /// How long a refused batch waits for its next try: at first, and at most.
+    const FIRST_PAUSE: Duration = Duration::from_millis(100);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+    /// Starts the thread, which inherits the caller's signal mask: block there what another thread is to receive.
+    /// `text` is the file for 1.2's lines.
+    ///
+    /// # Errors
+    /// When the system has no thread or no eventfd left.
+    pub fn start(history: History, text: Option<PathBuf>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            over: Condvar::new(),
+            written: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
+            eventfd: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+        });
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            path: history.path().to_owned(),
+            history: Some(history),
+            text: text.map(TextFile::new),
+        };
+        let thread = thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(move || writer.run())?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Queues `record`. Never waits for the disk.
+    ///
+    /// # Errors
+    /// When the queue is full.
+    pub fn push(&self, record: Record) -> Result<Seq, Full> {
+        let mut state = self.shared.lock();
+        if state.queue.len() >= Self::QUEUE {
+            return Err(Full);
+        }
+        state.queue.push_back(record);
+        state.pushed += 1;
+        let seq = Seq(state.pushed);
+        drop(state);
+        self.shared.wake.notify_one();
+        Ok(seq)
+    }
+
+    /// Has everything deleted that was over before `before`, when no records wait, a step at a time.
+    pub fn prune(&self, before: Wall) {
+        let mut state = self.shared.lock();
+        state.prune = Some(Pruning { before, from: 0 });
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    /// Up to which record all is on disk: it survives the end of this process in any manner.
+    #[must_use]
+    pub fn written(&self) -> Seq {
+        Seq(self.shared.written.load(Ordering::Acquire))
+    }
+
+    /// Becomes readable when [`written`](Self::written) or [`trouble`](Self::trouble) changes, for the event loop to
+    /// wait on. [`settle`](Self::settle) makes it unreadable again.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.shared.eventfd.as_fd()
+    }
+
+    /// Clears [`fd`](Self::fd), and returns what is [`written`](Self::written) from then on.
+    pub fn settle(&self) -> Seq {
+        // Nothing to read is fine; in this order, no change can fall in between.
+        let _ = self.shared.eventfd.read();
+        self.written()
+    }
+
+    /// What keeps records from the disk or lines from the text file at present, in words.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.lock().trouble()
+    }
+
+    /// How often a new file was begun because somebody moved the old one away. A new file knows no bans: whoever
+    /// keeps them records them anew when this grows.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.shared.renewals.load(Ordering::Acquire)
+    }
+
+    /// Writes what is queued, for as long as `patience` at most, and ends the thread.
+    ///
+    /// # Errors
+    /// When not everything was written in time.
+    pub fn stop(mut self, patience: Duration) -> Result<(), Unwritten> {
+        self.halt(patience)
+    }
+
+    fn halt(&mut self, patience: Duration) -> Result<(), Unwritten> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        state.stop_by = Some(deadline);
+        self.shared.wake.notify_one();
+        let unfinished = |state: &mut State| !state.finished;
+        let (state, _) = self
+            .shared
+            .over
+            .wait_timeout_while(state, patience, unfinished)
+            .unwrap_or_else(PoisonError::into_inner);
+        let (finished, pushed, trouble) = (state.finished, state.pushed, state.trouble());
+        drop(state);
+        if finished {
+            // A panic in there has been told as trouble.
+            let _ = thread.join();
+        }
+        match pushed - self.written().0 {
+            0 => Ok(()),
+            records => Err(Unwritten { records, trouble }),
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let _ = self.halt(Duration::from_secs(5));
+    }
+}
+
+/// What both threads see.
+struct Shared {
+    state: Mutex<State>,
+    /// For the writer: there is something to do.
+    wake: Condvar,
+    /// For [`Recorder::stop`]: the writer has ended.
+    over: Condvar,
+    written: AtomicU64,
+    renewals: AtomicU64,
+    eventfd: EventFd,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Record>,
+    pushed: u64,
+    prune: Option<Pruning>,
+    disk_trouble: Option<String>,
+    text_trouble: Option<String>,
+    stop_by: Option<Instant>,
+    finished: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Pruning {
+    before: Wall,
+    from: i64,
+}
+
+impl State {
+    fn trouble(&self) -> Option<String> {
+        match (&self.disk_trouble, &self.text_trouble) {
+            (Some(disk), Some(text)) => Some(format!("{disk}; {text}")),
+            (one, other) => one.as_ref().or(other.as_ref()).cloned(),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self) {
+        // It can only fail when the counter is at its end, and then the descriptor is readable anyway.
+        let _ = self.eventfd.write(1);
+    }
+
+    /// Puts `now` where `place` says, and tells the event loop if that is news.
+    fn tell(&self, place: impl Fn(&mut State) -> &mut Option<String>, now: Option<String>) {
+        let mut state = self.lock();
+        let told = place(&mut state);
+        if *told != now {
+            *told = now;
+            drop(state);
+            self.signal();
+        }
+    }
+}
+
+/// The thread's side.
+struct Writer {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    /// `None` after a failed attempt to open a new file.
+    history: Option<History>,
+    text: Option<TextFile>,
+}
+
+enum Job {
+    Write(Vec<Record>),
+    Prune(Pruning),
+    End,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let _finish = Finish(Arc::clone(&self.shared));
+        loop {
+            match self.next_job() {
+                Job::Write(batch) => {
+                    self.write_lines(&batch);
+                    if !self.write_surely(&batch) {
+                        return;
+                    }
+                    let count = u64::try_from(batch.len()).expect("a batch is 4096 at most");
+                    self.shared.written.fetch_add(count, Ordering::Release);
+                    self.shared.signal();
+                }
+                Job::Prune(pruning) => self.prune(pruning),
+                Job::End => return,
+            }
+        }
+    }
+
+    /// Waits for something to do. Records come first; a stop comes when none are left.
+    fn next_job(&self) -> Job {
+        let idle = |state: &mut State| {
+            state.queue.is_empty() && state.prune.is_none() && state.stop_by.is_none()
+        };
+        let state = self.shared.lock();
+        let mut state = self
+            .shared
+            .wake
+            .wait_while(state, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !state.queue.is_empty() {
+            let count = state.queue.len().min(Recorder::BATCH);
+            let batch = state.queue.drain(..count).collect();
+            if state.queue.is_empty() {
+                state.queue.shrink_to(Recorder::BATCH);
+            }
+            return Job::Write(batch);
+        }
+        if state.stop_by.is_some() {
+            return Job::End;
+        }
+        state.prune.take().map_or(Job::End, Job::Prune)
+    }
+
+    /// Writes `batch`, again and again until it is done; false if a stop comes first.
+    fn write_surely(&mut self, batch: &[Record]) -> bool {
+        let mut pause = Recorder::FIRST_PAUSE;
+        loop {
+            match self.write(batch) {
+                Ok(()) => {
+                    self.shared.tell(|state| &mut state.disk_trouble, None);
+                    return true;
+                }
+                Err(error) => {
+                    let trouble = Some(error.to_string());
+                    self.shared.tell(|state| &mut state.disk_trouble, trouble);
+                }
+            }
+            if !self.pause(pause) {
+                return false;
+            }
+            pause = (pause * 2).min(Recorder::LONGEST_PAUSE);
+        }
+    }
+
+    fn write(&mut self, batch: &[Record]) -> Result<(), Error> {
+        self.history()?.append(batch)
+    }
+
+    /// The history, or a new one where somebody has moved the file away.
+    fn history(&mut self) -> Result<&mut History, Error> {
+        let history = match self.history.take() {
+            Some(history) if !history.was_moved() => history,
+            // It is closed first: SQLite would mistake the old file's log for the new one's.
+            moved => {
+                if let Some(moved) = moved {
+                    moved.close_moved();
+                }
+                let history = History::open(&self.path)?;
+                self.shared.renewals.fetch_add(1, Ordering::Release);
+                self.shared.signal();
+                history
+            }
+        };
+        Ok(self.history.insert(history))
+    }
+
+    /// Waits out `pause`, or until a stop is asked for; then only short pauses until its deadline. False: give up.
+    fn pause(&self, pause: Duration) -> bool {
+        let state = self.shared.lock();
+        if let Some(stop_by) = state.stop_by {
+            drop(state);
+            let left = stop_by.saturating_duration_since(Instant::now());
+            thread::sleep(left.min(Recorder::FIRST_PAUSE));
+            return !left.is_zero();
+        }
+        let running = |state: &mut State| state.stop_by.is_none();
+        let waited = self.shared.wake.wait_timeout_while(state, pause, running);
+        drop(waited);
+        true
+    }
+
+    /// The text file's lines are written once: they are for people, and a ban must not wait for them.
+    fn write_lines(&mut self, batch: &[Record]) {
+        let Some(text) = &mut self.text else { return };
+        let mut lines = String::new();
+        let zone = local_zone();
+        for record in batch {
+            match record {
+                Record::Ban {
+                    ban,
+                    line: Some(line),
+                } => line.write(ban.start, &zone, &mut lines),
+                Record::Scan {
+                    at,
+                    line: Some(line),
+                    ..
+                } => line.write(*at, &zone, &mut lines),
+                _ => {}
+            }
+        }
+        if lines.is_empty() {
+            return;
+        }
+        let trouble = text.append(&lines).err().map(|error| {
+            format!(
+                "cannot append to {text}: {error} (lines for it are dropped until that is mended)"
+            )
+        });
+        self.shared.tell(|state| &mut state.text_trouble, trouble);
+    }
+
+    fn prune(&mut self, pruning: Pruning) {
+        let Pruning { before, from } = pruning;
+        // If it fails, the next one asked for will do: nothing is lost by keeping too much.
+        let step = self
+            .history()
+            .and_then(|history| history.prune(before, from));
+        if let Ok(Some(from)) = step {
+            let mut state = self.shared.lock();
+            state.prune.get_or_insert(Pruning { before, from });
+        }
+    }
+}
+
+/// Says that the thread has ended, in whatever way.
+struct Finish(Arc<Shared>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.finished = true;
+        if thread::panicking() {
+            state.disk_trouble = Some("the thread that writes history died".to_owned());
+        }
+        drop(state);
+        self.0.over.notify_all();
+        self.0.signal();
+    }
+}
