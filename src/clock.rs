@@ -40,6 +40,12 @@ impl Mono {
 }
 
 impl Wall {
+    /// This moment less `length`; the far beginning of time instead of an overflow.
+    #[must_use]
+    pub fn earlier(self, length: Duration) -> Self {
+        Self(self.0.saturating_sub_unsigned(millis(length)))
+    }
+
     /// This moment plus `length`; the far end of time instead of an overflow.
     #[must_use]
     pub fn later(self, length: Duration) -> Self {

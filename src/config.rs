@@ -24,6 +24,9 @@ pub use complaint::{Complaint, Complaints};
 
 use crate::policy::Unit;
 
+/// Where the configuration is, unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/portsentry/portsentry.toml";
+
 /// The ignore file that may be missing, because the default and the sample name it.
 pub const DEFAULT_IGNORE_FILE: &str = "/etc/portsentry/ignore.list";
 
@@ -321,6 +324,26 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// This configuration, but with `old`'s values for the keys that [`needs_restart`] names.
+    #[must_use]
+    pub fn with_restart_keys_of(mut self, old: &Self) -> Self {
+        self.capture.method = old.capture.method;
+        self.ban = BanRules {
+            ipv4_prefix: old.ban.ipv4_prefix,
+            ipv6_prefix: old.ban.ipv6_prefix,
+            limit: old.ban.limit,
+            responders: old.ban.responders.clone(),
+            ..self.ban
+        };
+        self.nftables = old.nftables.clone();
+        self.history = old.history.clone();
+        self.control = old.control.clone();
+        self.daemon = old.daemon.clone();
+        self
+    }
+}
+
 impl Watch {
     /// Whether `port` is a trap as far as the configuration goes.
     #[must_use]
@@ -452,5 +475,8 @@ mod tests {
             ["ban.limit", "nftables.hook", "history.text"]
         );
         assert_eq!(needs_restart(&new, &old), needs_restart(&old, &new));
+        let kept = new.clone().with_restart_keys_of(&old);
+        assert_eq!(needs_restart(&old, &kept), [""; 0]);
+        assert_eq!((kept.ban.rate, kept.tcp.below), (9, 9));
     }
 }

@@ -1,1 +1,197 @@
-//! (to come)
+//! Who is never banned, and which ports are traps. The facts are found out elsewhere and handed in.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::config::ignore::IgnoreList;
+use crate::config::{Config, HostFact, Watch};
+use crate::host::Facts;
+use crate::probe::{Probe, Protocol};
+use crate::source::Source;
+
+mod services;
+
+pub use services::KnownServices;
+
+/// What stands between a probe and a ban.
+pub struct Guard {
+    facts: Facts,
+    ignored: IgnoreList,
+    tcp: Ports,
+    udp: Ports,
+    ipv4_prefix: u8,
+    ipv6_prefix: u8,
+    own_addresses: bool,
+    /// Answers about our services that are fresh.
+    pub services: KnownServices,
+}
+
+/// Why a source is never banned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Friend {
+    /// No host of its own: unspecified, loopback, multicast, broadcast.
+    Special,
+    /// One of this host's own addresses.
+    Own(IpAddr),
+    /// In an ignore list, and where that says so.
+    Ignored(String),
+}
+
+impl Guard {
+    /// A guard of the host that `facts` describe.
+    #[must_use]
+    pub fn new(config: &Config, ignored: IgnoreList, facts: Facts) -> Self {
+        Self {
+            facts,
+            ignored,
+            tcp: Ports::of(&config.tcp),
+            udp: Ports::of(&config.udp),
+            ipv4_prefix: config.ban.ipv4_prefix,
+            ipv6_prefix: config.ban.ipv6_prefix,
+            own_addresses: config.ignore.host.contains(&HostFact::Addresses),
+            services: KnownServices::default(),
+        }
+    }
+
+    /// Takes another configuration and ignore list; the facts stay.
+    pub fn reconfigure(&mut self, config: &Config, ignored: IgnoreList) {
+        let facts = std::mem::take(&mut self.facts);
+        *self = Self::new(config, ignored, facts);
+    }
+
+    /// The host has changed.
+    pub fn host_changed(&mut self, facts: Facts) {
+        self.facts = facts;
+    }
+
+    /// The ignore files have changed.
+    pub fn ignore_changed(&mut self, ignored: IgnoreList) {
+        self.ignored = ignored;
+    }
+
+    /// Whether the probe was sent to this host itself, to one of its unicast addresses.
+    #[must_use]
+    pub fn is_ours(&self, probe: &Probe) -> bool {
+        self.facts.is_own(probe.dest)
+    }
+
+    /// Whether the probe's port is one that the configuration watches.
+    #[must_use]
+    pub fn is_watched(&self, probe: &Probe) -> bool {
+        let ports = match probe.protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        };
+        ports.contains(probe.port)
+    }
+
+    /// What a ban of `address` would name: its prefix of the configured length, or the address alone where that
+    /// prefix holds somebody who must not be banned, or neighbours on a link of ours. A link-local address is never widened.
+    #[must_use]
+    pub fn source_of(&self, address: IpAddr) -> Source {
+        let alone = Source::from(address);
+        let (length, is_link_local) = match alone.address() {
+            IpAddr::V4(v4) => (self.ipv4_prefix, v4.is_link_local()),
+            IpAddr::V6(v6) => (self.ipv6_prefix, v6.is_unicast_link_local()),
+        };
+        let prefix = Source::prefix(alone.address(), length);
+        let is_near = || self.facts.meets_link(&prefix.net());
+        if prefix.is_address() || is_link_local || is_near() || self.friend(prefix).is_some() {
+            return alone;
+        }
+        prefix
+    }
+
+    /// The widest ban that may stand for `source`, whatever is near it now.
+    #[must_use]
+    pub fn widest_source_of(&self, source: Source) -> Source {
+        let length = if source.address().is_ipv4() {
+            self.ipv4_prefix
+        } else {
+            self.ipv6_prefix
+        };
+        Source::prefix(source.address(), length.min(source.prefix_len()))
+    }
+
+    /// Why `source` is never banned, if so: it is a friend, or a prefix that holds one.
+    #[must_use]
+    pub fn friend(&self, source: Source) -> Option<Friend> {
+        if is_special(source) {
+            return Some(Friend::Special);
+        }
+        if let Some(own) = self.own_within(source) {
+            return Some(Friend::Own(own));
+        }
+        self.ignored
+            .overlapping(source.net())
+            .map(|entry| Friend::Ignored(entry.to_string()))
+    }
+
+    fn own_within(&self, source: Source) -> Option<IpAddr> {
+        if !self.own_addresses {
+            return None;
+        }
+        let address = source.address();
+        if source.is_address() {
+            return self.facts.is_own(address).then_some(address);
+        }
+        self.facts
+            .addresses()
+            .iter()
+            .map(|own| own.ip)
+            .find(|own| source.covers(*own))
+    }
+}
+
+/// Addresses that belong to no single host: a ban of them would hit everybody, or ourselves.
+fn is_special(source: Source) -> bool {
+    let is_special_address = match source.address() {
+        IpAddr::V4(v4) => {
+            v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_multicast(),
+    };
+    let specials = [
+        "0.0.0.0",
+        "127.0.0.1",
+        "255.255.255.255",
+        "224.0.0.0",
+        "::1",
+    ];
+    let holds_special = || {
+        specials.iter().any(|text| {
+            text.parse()
+                .is_ok_and(|special: IpAddr| source.covers(special))
+        })
+    };
+    is_special_address || (!source.is_address() && holds_special())
+}
+
+impl fmt::Display for Friend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Special => f.write_str(
+                "it is no host's own address (unspecified, loopback, multicast or broadcast)",
+            ),
+            Self::Own(address) => write!(f, "{address} is this host's own address"),
+            Self::Ignored(place) => write!(f, "it is ignored ({place})"),
+        }
+    }
+}
+
+/// The watched ports of one protocol, a bit each.
+struct Ports(Box<[u64]>);
+
+impl Ports {
+    fn of(watch: &Watch) -> Self {
+        let mut bits = vec![0; usize::from(u16::MAX) / 64 + 1];
+        for port in (0..=u16::MAX).filter(|&port| watch.watches(port)) {
+            bits[usize::from(port / 64)] |= 1 << (port % 64);
+        }
+        Self(bits.into())
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+}

@@ -23,12 +23,15 @@ pub mod privilege;
 
 pub mod engine;
 
+pub mod command;
+pub mod control;
+pub mod daemon;
+
 pub mod config;
 
-pub mod sys;
+pub mod cli;
+pub mod log;
 
-/// Runs the command line.
-#[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
-}
+mod sys;
+
+pub use cli::main;

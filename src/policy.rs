@@ -10,7 +10,7 @@ use crate::source::Source;
 mod bans;
 mod reason;
 
-pub use bans::{Bans, Past};
+pub use bans::{Bans, MAX_PAST, Past};
 pub use reason::{Reason, Summary, Unit};
 
 /// What to do about a scan.

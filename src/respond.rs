@@ -2,9 +2,11 @@
 //!
 //! One responder's words stay in its own file.
 
-use crate::clock::Now;
-use crate::policy::{Ban, Reason};
+use crate::clock::{Now, Wall};
+use crate::config::{Config, ResponderKind};
+use crate::policy::{Ban, End, Origin, Reason};
 use crate::source::Source;
+use std::time::Duration;
 
 pub mod nftables;
 
@@ -44,6 +46,10 @@ pub trait Responder {
     /// When the world could not be asked.
     fn find(&mut self, source: Source) -> Result<Option<Held>, Error>;
 
+    /// Whether, since this was last asked, somebody was found to have taken bans away (a flushed ruleset, a deleted
+    /// table): then all bans are to be replayed.
+    fn take_lost(&mut self) -> bool;
+
     /// A job for another thread that lists all that the world holds of ours; `None` where there is nothing to adopt.
     fn holdings(&self) -> Option<Holdings>;
 
@@ -66,6 +72,27 @@ pub struct Held {
     pub reason: Option<Reason>,
     /// Its whole length and the time left, in milliseconds; `None`: without an end.
     pub clock: Option<HeldClock>,
+}
+
+impl Held {
+    /// The same as a ban of ours, that somebody else made and that we take over at `now`.
+    #[must_use]
+    pub fn into_ban(self, now: Now) -> Ban {
+        let millis = Duration::from_millis;
+        let start = self.clock.map_or(now.wall, |clock| {
+            let elapsed = clock.length.saturating_sub(clock.left);
+            Wall(now.wall.0.saturating_sub_unsigned(elapsed))
+        });
+        Ban {
+            source: self.source,
+            reason: self
+                .reason
+                .unwrap_or_else(|| Reason::Text("found in the kernel".into())),
+            origin: Origin::Adopted,
+            start,
+            end: self.clock.map(|clock| End::after(millis(clock.left), now)),
+        }
+    }
 }
 
 /// How long a ban found in the world lasts.
@@ -98,4 +125,126 @@ pub struct Error {
     pub message: String,
     /// The world is full: the bans of this call that do not hold may fit later.
     pub full: bool,
+}
+
+/// The responders that the configuration names, asked one after the other. One that fails does not keep the next from its work.
+pub struct Responders(Vec<Box<dyn Responder>>);
+
+impl Responders {
+    /// Those in `ban.responders`.
+    ///
+    /// # Errors
+    /// The first that cannot work here.
+    pub fn configured(config: &Config) -> Result<Self, Error> {
+        let responder = |kind: &ResponderKind| -> Result<Box<dyn Responder>, Error> {
+            match kind {
+                ResponderKind::Nftables => Ok(Box::new(nftables::Nftables::open(
+                    &config.nftables,
+                    &config.ban,
+                )?)),
+            }
+        };
+        config
+            .ban
+            .responders
+            .iter()
+            .map(responder)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// These, for tests of what stands above them.
+    #[must_use]
+    pub fn of(list: Vec<Box<dyn Responder>>) -> Self {
+        Self(list)
+    }
+
+    /// Their names, the primary one first.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|responder| responder.name()).collect()
+    }
+
+    /// Makes all of them ready, and tells what each found.
+    ///
+    /// # Errors
+    /// The first that cannot be made ready.
+    pub fn prepare(&mut self) -> Result<Vec<(&'static str, Prepared)>, Error> {
+        self.0
+            .iter_mut()
+            .map(|responder| Ok((responder.name(), responder.prepare()?)))
+            .collect()
+    }
+
+    /// [`Responder::ban`] of all. What failed, put together; `None`: all of it holds.
+    #[must_use]
+    pub fn ban(&mut self, bans: &[&Ban], now: Now) -> Vec<Error> {
+        self.each(bans.is_empty(), |responder| responder.ban(bans, now))
+    }
+
+    /// [`Responder::replay`] of all.
+    #[must_use]
+    pub fn replay(&mut self, bans: &[&Ban], now: Now) -> Vec<Error> {
+        self.each(bans.is_empty(), |responder| responder.replay(bans, now))
+    }
+
+    /// [`Responder::unban`] of all.
+    #[must_use]
+    pub fn unban(&mut self, sources: &[Source]) -> Vec<Error> {
+        self.each(sources.is_empty(), |responder| responder.unban(sources))
+    }
+
+    /// [`Responder::withdraw`] of all.
+    #[must_use]
+    pub fn withdraw(&mut self) -> Vec<Error> {
+        self.each(false, Responder::withdraw)
+    }
+
+    /// Whether some responder holds exactly this source.
+    ///
+    /// # Errors
+    /// When one could not be asked and none of the others holds it.
+    pub fn hold(&mut self, source: Source) -> Result<bool, Error> {
+        let mut failure = None;
+        for responder in &mut self.0 {
+            match responder.find(source) {
+                Ok(Some(_)) => return Ok(true),
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(false), Err)
+    }
+
+    /// Whether bans of some responder were taken away; see [`Responder::take_lost`].
+    pub fn take_lost(&mut self) -> bool {
+        let mut lost = false;
+        for responder in &mut self.0 {
+            lost |= responder.take_lost();
+        }
+        lost
+    }
+
+    /// The jobs that list what they hold.
+    #[must_use]
+    pub fn holdings(&self) -> Vec<Holdings> {
+        self.0
+            .iter()
+            .filter_map(|responder| responder.holdings())
+            .collect()
+    }
+
+    fn each(
+        &mut self,
+        nothing_to_do: bool,
+        mut call: impl FnMut(&mut (dyn Responder + 'static)) -> Result<(), Error>,
+    ) -> Vec<Error> {
+        if nothing_to_do {
+            return Vec::new();
+        }
+        self.0
+            .iter_mut()
+            .filter_map(|responder| call(responder.as_mut()).err())
+            .collect()
+    }
 }

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 ///
 /// # Errors
 /// Whatever bind(2) says.
-pub fn bind_packet_socket(socket: BorrowedFd<'_>, ethertype: u16) -> io::Result<()> {
+pub(crate) fn bind_packet_socket(socket: BorrowedFd<'_>, ethertype: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).expect("AF_PACKET is 17"),
         sll_protocol: ethertype.to_be(),
@@ -40,7 +40,7 @@ pub fn bind_packet_socket(socket: BorrowedFd<'_>, ethertype: u16) -> io::Result<
 ///
 /// # Errors
 /// Whatever getsockopt(2) says; kernels before 4.12 do not know the option.
-pub fn dropped_packets(socket: BorrowedFd<'_>) -> io::Result<u32> {
+pub(crate) fn dropped_packets(socket: BorrowedFd<'_>) -> io::Result<u32> {
     /// The kernel's `SK_MEMINFO_DROPS`, and how many numbers stand up to it.
     const DROPS: usize = 8;
     let mut numbers = [0_u32; DROPS + 1];

@@ -2,7 +2,7 @@
 //!
 //! The syntax is 1.2's, with IPv6 and any prefix. What of this host itself is never banned is found out elsewhere.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,7 +18,7 @@ use super::{Ignore, IgnoreFile};
 /// one for each length of prefix that occurs.
 #[derive(Clone, Debug, Default)]
 pub struct IgnoreList {
-    entries: HashMap<IpNet, Entry>,
+    entries: BTreeMap<IpNet, Entry>,
     lengths4: BTreeSet<u8>,
     lengths6: BTreeSet<u8>,
 }
@@ -64,7 +64,18 @@ impl IgnoreList {
         })
     }
 
-    /// All entries, in no order.
+    /// An entry that `net` shares addresses with: one that covers it, or else one that lies within it.
+    #[must_use]
+    pub fn overlapping(&self, net: IpNet) -> Option<&Entry> {
+        let covering = self
+            .find(net.addr())
+            .filter(|entry| entry.net.contains(&net));
+        // In the order of prefixes, what lies within one stands right behind it.
+        let next = || self.entries.range(net..).next().map(|(_, entry)| entry);
+        covering.or_else(|| next().filter(|entry| net.contains(&entry.net)))
+    }
+
+    /// All entries, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
@@ -94,6 +105,12 @@ impl FromIterator<Entry> for IgnoreList {
             list.entries.entry(entry.net).or_insert(entry);
         }
         list
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.net, self.place)
     }
 }
 
@@ -322,6 +339,23 @@ mod tests {
             ("10.0.0.\0", "\"10.0.0.\\0\" is no IP address"),
         ] {
             assert!(wrong(line).contains(cause), "{line}: {}", wrong(line));
+        }
+    }
+
+    #[test]
+    fn a_prefix_meets_what_covers_it_and_what_lies_within() {
+        let list = list("192.0.2.7\n10.0.0.0/8\n2001:db8:0:1::1\n2001:db8:0:3::/64");
+        for (net, met) in [
+            ("192.0.2.0/24", Some("192.0.2.7/32 in /i:1")),
+            ("192.0.2.8/29", None),
+            ("10.1.0.0/16", Some("10.0.0.0/8 in /i:2")),
+            ("11.0.0.0/16", None),
+            ("2001:db8::/64", None),
+            ("2001:db8:0:1::/64", Some("2001:db8:0:1::1/128 in /i:3")),
+            ("2001:db8:0:2::/63", Some("2001:db8:0:3::/64 in /i:4")),
+        ] {
+            let found = list.overlapping(net.parse().unwrap());
+            assert_eq!(found.map(ToString::to_string).as_deref(), met, "{net}");
         }
     }
 

@@ -31,7 +31,7 @@ pub struct Past {
 }
 
 /// Sources whose past bans are remembered at most. Beyond it, a newcomer's past is not kept: its next ban is a first one.
-const MAX_PAST: usize = 1_000_000;
+pub const MAX_PAST: usize = 1_000_000;
 
 /// A count per prefix length, kept short: few lengths are ever in use.
 type Lengths = Vec<(u8, usize)>;
@@ -163,7 +163,7 @@ impl Bans {
         self.past.get(&source).copied()
     }
 
-    /// Keeps what a source had before, up to a million sources.
+    /// Keeps what a source had before, up to [`MAX_PAST`] sources.
     pub fn remember(&mut self, source: Source, past: Past) {
         if self.past.len() < MAX_PAST || self.past.contains_key(&source) {
             self.past.insert(source, past);

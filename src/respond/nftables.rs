@@ -41,6 +41,8 @@ pub struct Nftables {
     /// What the table has: as configured, and what an earlier configuration left that still holds bans.
     sets: Vec<BanSet>,
     handle: Option<u64>,
+    /// Whether the table was found gone or changed since somebody last asked.
+    lost: bool,
 }
 
 impl Nftables {
@@ -70,6 +72,7 @@ impl Nftables {
             sets: configured.clone(),
             configured,
             handle: None,
+            lost: false,
         })
     }
 
@@ -182,6 +185,7 @@ impl Nftables {
             Prepared::Rebuilt => "was changed by somebody, and is rebuilt with its bans",
         };
         tracing::warn!("table inet {} {words}", self.table);
+        self.lost = true;
         Ok(())
     }
 
@@ -256,6 +260,10 @@ impl Responder for Nftables {
         Ok(found.and_then(|element| held(set, &element)))
     }
 
+    fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
     fn holdings(&self) -> Option<Holdings> {
         let (table, sets) = (self.table.clone(), self.sets.clone());
         Some(Box::new(move || {
@@ -278,6 +286,12 @@ impl Responder for Nftables {
     fn withdraw(&mut self) -> Result<(), Error> {
         self.withdraw_table()
     }
+}
+
+/// Set and element by which a ban of `source` stands in the kernel, for words to an admin.
+#[must_use]
+pub fn place(source: Source) -> (String, String) {
+    (BanSet::of(source).name(), source.address().to_string())
 }
 
 /// What is done with elements.

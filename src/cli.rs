@@ -1,0 +1,265 @@
+//! The command line: what can be typed, and what is printed. Neither netlink nor policy is spoken here.
+//!
+//! Exit status: 0 done, 1 failed, 2 usage, 78 configuration.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Complaints, Config};
+use crate::control::{self, AskError, Line, Request};
+use crate::source::Source;
+use crate::{daemon, log};
+
+mod ban;
+mod history;
+mod list;
+mod offline;
+mod status;
+mod unban;
+
+/// Watches this host's unused ports and bans port scanners through an nftables set.
+#[derive(Parser)]
+#[command(name = "portsentry", version, max_term_width = 100)]
+struct Cli {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", global = true, default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch for port scans and ban who scans, in the foreground
+    Run,
+    /// Look for mistakes in the configuration and in the ignore files it names
+    Check {
+        /// The file to check instead of the one in use
+        file: Option<PathBuf>,
+    },
+    /// Tell how the daemon is; exit status 1 when none runs or when bans are not in force
+    Status(Output),
+    /// List the bans in force
+    List(Output),
+    /// Ban an address or a prefix
+    Ban(ban::Ban),
+    /// Lift every ban that covers an address
+    Unban(unban::Unban),
+    /// Show past and present bans, the newest first
+    History(history::History),
+    /// Have the daemon read its configuration and ignore files again
+    Reload,
+    /// Take down everything of ours in the kernel; history stays
+    Withdraw {
+        /// Only what would never end by itself (in this version there is nothing of that kind)
+        #[arg(long)]
+        clockless: bool,
+    },
+}
+
+/// How a command's result is printed.
+#[derive(Args, Clone, Copy)]
+struct Output {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a command failed: what to print, and the exit status.
+struct Failure {
+    message: String,
+    status: u8,
+}
+
+/// Seconds a daemon may take to answer before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Exit status: the configuration is to blame (EX_CONFIG of sysexits.h).
+const CONFIGURATION: u8 = 78;
+
+/// Runs what was typed.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                say(&failure.message);
+            }
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+impl Cli {
+    fn run(&self) -> Result<(), Failure> {
+        match &self.command {
+            Command::Run => daemon::run(&self.config).map_err(|error| match error {
+                daemon::Error::Config(complaints) => Failure::from(complaints),
+                other => Failure::from(other.to_string()),
+            }),
+            Command::Check { file } => check(file.as_deref().unwrap_or(&self.config)),
+            Command::Status(output) => status::run(&self.client(), *output),
+            Command::List(output) => list::run(&self.client(), *output),
+            Command::Ban(ban) => ban.run(&self.client()),
+            Command::Unban(unban) => unban.run(&self.client()),
+            Command::History(history) => history.print(&self.strict()?),
+            Command::Reload => reload(&self.client()),
+            Command::Withdraw { clockless } => offline::withdraw(&self.strict()?, *clockless),
+        }
+    }
+
+    /// The configuration, which must be good.
+    fn strict(&self) -> Result<Config, Failure> {
+        config::load(&self.config).map_err(Failure::from)
+    }
+
+    /// For commands that ask the daemon: with a configuration that has been spoilt since it started, they still reach it.
+    fn client(&self) -> Client {
+        match config::load(&self.config) {
+            Ok(config) => Client {
+                config,
+                spoilt: None,
+            },
+            Err(complaints) => Client {
+                config: Config::default(),
+                spoilt: Some(complaints),
+            },
+        }
+    }
+}
+
+/// The client's end of a command.
+struct Client {
+    config: Config,
+    /// What is wrong with the configuration; then `config` is the default one, good enough to find the daemon by.
+    spoilt: Option<Complaints>,
+}
+
+/// What asking the daemon came to.
+enum Asked {
+    /// It did what was asked.
+    Done,
+    /// It says why it did not.
+    Failed(String),
+    /// There is no daemon.
+    NoDaemon(String),
+}
+
+impl Client {
+    fn ask(
+        &self,
+        request: &Request,
+        mut each: impl FnMut(Line) -> io::Result<()>,
+    ) -> Result<Asked, AskError> {
+        let mut asked = Asked::Done;
+        let result = control::ask(&self.config.control.socket, request, PATIENCE, |line| {
+            if let Line::Failed(why) = line {
+                asked = Asked::Failed(why);
+                return Ok(());
+            }
+            each(line)
+        });
+        match result {
+            Ok(()) => Ok(asked),
+            Err(error @ AskError::NoDaemon(_)) => Ok(Asked::NoDaemon(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The configuration, for working without a daemon: it must be good.
+    fn good_config(&self) -> Result<&Config, Failure> {
+        match &self.spoilt {
+            None => Ok(&self.config),
+            Some(complaints) => Err(Failure {
+                message: complaints.to_string(),
+                status: CONFIGURATION,
+            }),
+        }
+    }
+}
+
+fn check(file: &Path) -> Result<(), Failure> {
+    let config = config::load(file)?;
+    config::ignore::read(&config.ignore)?;
+    print(|out| writeln!(out, "{}: no mistakes found", file.display()))
+}
+
+fn reload(client: &Client) -> Result<(), Failure> {
+    let mut needs_restart = Vec::new();
+    let asked = client.ask(&Request::Reload, |line| {
+        if let Line::Reloaded(reloaded) = line {
+            needs_restart = reloaded.needs_restart;
+        }
+        Ok(())
+    })?;
+    match asked {
+        Asked::Done => print(|out| {
+            writeln!(out, "the configuration was read again")?;
+            match needs_restart.as_slice() {
+                [] => Ok(()),
+                keys => writeln!(out, "these changes wait for a restart: {}", keys.join(", ")),
+            }
+        }),
+        Asked::Failed(why) => Err(Failure::from(format!("nothing has changed:\n{why}"))),
+        Asked::NoDaemon(why) => Err(Failure::from(why)),
+    }
+}
+
+/// An address or prefix as typed; nonsense ends in a usage error.
+fn parse_source(text: &str) -> Result<Source, String> {
+    text.parse()
+        .map_err(|error: crate::source::NotASource| error.to_string())
+}
+
+/// Writes to standard output; a reader that has had enough (`| head`) is no failure.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::from(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes a line to standard error, if there is still one.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "portsentry: {message}");
+}
+
+/// How long ago, for people.
+fn ago(start_millis: i64, now: crate::clock::Now) -> String {
+    format!(
+        "{} ago",
+        log::span(now.wall.since(crate::clock::Wall(start_millis)))
+    )
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { message, status: 1 }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self::from(error.to_string())
+    }
+}
+
+impl From<Complaints> for Failure {
+    fn from(complaints: Complaints) -> Self {
+        Self {
+            message: complaints.to_string(),
+            status: CONFIGURATION,
+        }
+    }
+}

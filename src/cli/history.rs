@@ -1,0 +1,122 @@
+//! `portsentry history`
+
+use std::io::{self, Write};
+
+use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::{Failure, parse_source, print};
+use crate::clock::{Now, Wall};
+use crate::config::Config;
+use crate::history::{History as Store, Response, Row};
+use crate::log::span;
+use crate::source::Source;
+
+#[derive(Args)]
+pub(super) struct History {
+    /// Only what covers this address
+    #[arg(value_parser = parse_source)]
+    address: Option<Source>,
+    /// Show at most this many, the newest
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A row, as JSON tells it. Times are milliseconds since 1970.
+#[derive(Serialize)]
+struct Told {
+    source: String,
+    reason: String,
+    origin: &'static str,
+    response: &'static str,
+    start: i64,
+    /// Absent: permanent, or a scan that was only logged.
+    end: Option<i64>,
+    /// Absent: it ran its course, or runs still.
+    ended: Option<i64>,
+    ended_how: Option<&'static str>,
+    ended_by: Option<String>,
+    running: bool,
+}
+
+impl History {
+    pub(super) fn print(&self, config: &Config) -> Result<(), Failure> {
+        let rows = match Store::open_read_only(&config.history.file)? {
+            Some(history) => history.of(self.address.map(Source::address), self.limit)?,
+            None => Vec::new(),
+        };
+        let now = Now::read().wall;
+        if self.json {
+            let told: Vec<Told> = rows.iter().map(|row| Told::of(row, now)).collect();
+            return print(|out| {
+                serde_json::to_writer_pretty(&mut *out, &told)?;
+                writeln!(out)
+            });
+        }
+        print(|out| match rows.as_slice() {
+            [] => writeln!(out, "nothing has happened yet"),
+            rows => rows.iter().try_for_each(|row| write_row(out, row, now)),
+        })
+    }
+}
+
+/// `2026-11-22 18:47:39  203.0.113.7  banned for 10m: syn scan, 3 tcp ports, last 23; unbanned by uid 0 after 2m`
+fn write_row(out: &mut dyn Write, row: &Row, now: Wall) -> io::Result<()> {
+    let what = match (row.response, row.end) {
+        (Response::Log, _) => "logged".to_owned(),
+        (Response::Ban, Some(end)) => format!("banned for {}", span(end.since(row.start))),
+        (Response::Ban, None) => "banned for ever".to_owned(),
+    };
+    write!(
+        out,
+        "{}  {}  {what}: {}",
+        local_time(row.start),
+        row.source,
+        row.reason
+    )?;
+    if let Some(ended) = &row.ended {
+        write!(out, "; {}", ended.how.name())?;
+        if let Some(by) = &ended.by {
+            write!(out, " by {}", by.escape_default())?;
+        }
+        write!(out, " after {}", span(ended.at.since(row.start)))?;
+    } else if row.runs(now) {
+        match row.end {
+            Some(end) => write!(out, "; {} left", span(end.since(now)))?,
+            None => write!(out, "; in force")?,
+        }
+    }
+    writeln!(out)
+}
+
+fn local_time(at: Wall) -> String {
+    let time = Timestamp::from_millisecond(at.0).unwrap_or_default();
+    time.to_zoned(TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
+}
+
+impl Told {
+    fn of(row: &Row, now: Wall) -> Self {
+        Self {
+            source: row.source.to_string(),
+            reason: row.reason.to_string(),
+            origin: row.origin.name(),
+            response: row.response.name(),
+            start: row.start.0,
+            end: row.end.map(|end| end.0),
+            ended: row.ended.as_ref().map(|ended| ended.at.0),
+            ended_how: row.ended.as_ref().map(|ended| ended.how.name()),
+            ended_by: row
+                .ended
+                .as_ref()
+                .and_then(|ended| ended.by.as_deref().map(str::to_owned)),
+            running: row.runs(now),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `portsentry list`
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use super::{Asked, Client, Failure, Output, ago, offline, say};
+use crate::clock::Now;
+use crate::control::{AskError, Line, Listed, Request};
+use crate::log::span;
+
+/// Prints the running bans as they arrive: the daemon's, or without one those that history says still run.
+pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
+    let mut failure = None;
+    super::print(|out| {
+        let mut table = Table::begin(out, output)?;
+        match client.ask(&Request::List, |line| match line {
+            Line::Listed(listed) => table.row(&listed),
+            _ => Ok(()),
+        }) {
+            Ok(Asked::Done) => {}
+            Ok(Asked::Failed(why)) => failure = Some(Failure::from(why)),
+            Ok(Asked::NoDaemon(_)) => match client.good_config().and_then(offline::running) {
+                Ok(bans) => {
+                    say(
+                        "no daemon is running: these bans stand in history, the kernel lets them run out by itself",
+                    );
+                    bans.iter().try_for_each(|listed| table.row(listed))?;
+                }
+                Err(error) => failure = Some(error),
+            },
+            Err(AskError::Io(error)) => return Err(error),
+            Err(error) => failure = Some(Failure::from(error)),
+        }
+        table.end()
+    })?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// The rows of a list, as text or as one JSON array.
+struct Table<'a> {
+    out: &'a mut dyn Write,
+    json: bool,
+    rows: u64,
+    now: Now,
+}
+
+impl<'a> Table<'a> {
+    fn begin(out: &'a mut dyn Write, output: Output) -> io::Result<Self> {
+        if output.json {
+            write!(out, "[")?;
+        }
+        Ok(Self {
+            out,
+            json: output.json,
+            rows: 0,
+            now: Now::read(),
+        })
+    }
+
+    fn row(&mut self, listed: &Listed) -> io::Result<()> {
+        self.rows += 1;
+        if self.json {
+            write!(
+                self.out,
+                "{}",
+                if self.rows == 1 { "\n  " } else { ",\n  " }
+            )?;
+            return Ok(serde_json::to_writer(&mut *self.out, listed)?);
+        }
+        if self.rows == 1 {
+            writeln!(
+                self.out,
+                "{:<39}  {:<20}  {:<12}  REASON",
+                "SOURCE", "LEFT", "SINCE"
+            )?;
+        }
+        let seconds = |n| span(Duration::from_secs(n));
+        let left = match (listed.left, listed.length) {
+            (Some(left), Some(length)) => format!("{} of {}", seconds(left), seconds(length)),
+            _ => "permanent".to_owned(),
+        };
+        writeln!(
+            self.out,
+            "{:<39}  {left:<20}  {:<12}  {}",
+            listed.source,
+            ago(listed.start, self.now),
+            listed.reason
+        )
+    }
+
+    fn end(self) -> io::Result<()> {
+        match (self.json, self.rows) {
+            (true, 0) => writeln!(self.out, "]"),
+            (true, _) => writeln!(self.out, "\n]"),
+            (false, 0) => writeln!(self.out, "nobody is banned"),
+            (false, _) => Ok(()),
+        }
+    }
+}

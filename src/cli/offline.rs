@@ -1,0 +1,171 @@
+//! Commands without a daemon: the same engine, opened for one request, under the same lock.
+
+use super::Failure;
+use crate::clock::Now;
+use crate::command::{self, Outcome};
+use crate::config::{self, Config};
+use crate::control::{Lifted, Line, Listed, Request};
+use crate::engine::Engine;
+use crate::guard::Guard;
+use crate::history::lock::LockError;
+use crate::history::query::Cursor;
+use crate::history::{self, History, Recorder, StateLock};
+use crate::host::Host;
+use crate::policy::Ban;
+use crate::privilege;
+use crate::respond::{self, Responders};
+use crate::source::Source;
+use std::time::Duration;
+
+/// The bans that still run by what history says.
+pub(super) fn running(config: &Config) -> Result<Vec<Listed>, Failure> {
+    let now = Now::read();
+    let Some(history) = History::open_read_only(&config.history.file)? else {
+        return Ok(Vec::new());
+    };
+    Ok(all_active(&history, now)?
+        .iter()
+        .map(|ban| command::listed(ban, now))
+        .collect())
+}
+
+/// Bans as the daemon would.
+pub(super) fn ban(config: &Config, request: &Request) -> Result<Listed, Failure> {
+    let lines = carry_out(config, request)?;
+    for line in lines {
+        match line {
+            Line::Listed(listed) => return Ok(listed),
+            Line::Failed(why) => return Err(Failure::from(why)),
+            _ => {}
+        }
+    }
+    Err(Failure::from("nothing was banned".to_owned()))
+}
+
+/// Unbans as the daemon would; gives back what failed.
+pub(super) fn unban(
+    config: &Config,
+    request: &Request,
+    lifted: &mut Vec<Lifted>,
+) -> Result<Option<String>, Failure> {
+    let mut failed = None;
+    for line in carry_out(config, request)? {
+        match line {
+            Line::Lifted(one) => lifted.push(one),
+            Line::Failed(why) => failed = Some(why),
+            _ => {}
+        }
+    }
+    Ok(failed)
+}
+
+fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
+    privilege::require()?;
+    let _lock = StateLock::acquire(&config.history.file)?;
+    let history = History::open(&config.history.file)?;
+    let now = Now::read();
+    let bans = match request {
+        Request::Unban { sources } => {
+            let addresses = sources
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .map(Source::address);
+            let running: Result<Vec<_>, _> = addresses
+                .map(|address| history.running(now, address))
+                .collect();
+            running?.concat()
+        }
+        _ => all_active(&history, now)?,
+    };
+    let host = Host::open()?;
+    let guard = Guard::new(
+        config,
+        config::ignore::read(&config.ignore)?,
+        host.facts().clone(),
+    );
+    let mut responders = Responders::configured(config)?;
+    if matches!(request, Request::Ban { .. }) {
+        responders.prepare()?;
+    }
+    let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
+    let recorder = Recorder::start(history, None).map_err(cannot_start)?;
+    let mut engine = Engine::new(config.clone(), guard, responders, recorder);
+    engine.know(bans);
+    let uid = nix::unistd::getuid();
+    let Outcome { lines, .. } =
+        command::carry_out(&mut engine, request.clone(), &format!("uid {uid}"), now);
+    let (_, recorder) = engine.close();
+    recorder
+        .stop(LAST_WORDS)
+        .map_err(|unwritten| Failure::from(unwritten.to_string()))?;
+    Ok(lines)
+}
+
+/// How long history may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+fn all_active(history: &History, now: Now) -> Result<Vec<Ban>, history::Error> {
+    let mut cursor = Some(Cursor::default());
+    let mut all = Vec::new();
+    while let Some(from) = cursor {
+        let slice = history.active(now, from, 10_000)?;
+        all.extend(slice.bans);
+        cursor = slice.next;
+    }
+    Ok(all)
+}
+
+/// Takes down what the responders made. A running daemon would put it back, so there must be none.
+pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> {
+    privilege::require()?;
+    let _lock = StateLock::acquire(&config.history.file)?;
+    if clockless {
+        return Ok(());
+    }
+    let failures = Responders::configured(config)?.withdraw();
+    if failures.is_empty() {
+        return super::print(|out| {
+            writeln!(
+                out,
+                "taken down; history stays, and the next start puts its bans back"
+            )
+        });
+    }
+    Err(Failure::from(
+        failures
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n"),
+    ))
+}
+
+impl From<history::Error> for Failure {
+    fn from(error: history::Error) -> Self {
+        Self::from(error.to_string())
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        Self::from(error.to_string())
+    }
+}
+
+impl From<respond::Error> for Failure {
+    fn from(error: respond::Error) -> Self {
+        Self::from(error.to_string())
+    }
+}
+
+impl From<crate::host::Error> for Failure {
+    fn from(error: crate::host::Error) -> Self {
+        Self::from(error.to_string())
+    }
+}
+
+impl From<privilege::Missing> for Failure {
+    fn from(missing: privilege::Missing) -> Self {
+        Self::from(missing.to_string())
+    }
+}

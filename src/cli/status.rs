@@ -1,0 +1,111 @@
+//! `portsentry status`
+
+use super::{Asked, Client, Failure, Output, print};
+use crate::control::{Line, Request, State, Status};
+use crate::log::span;
+use std::time::Duration;
+
+/// Intended and enforced bans may differ this long before it is a failure.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Prints how the daemon is. Fails when there is none, or when not all bans are in force.
+pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
+    let mut status = None;
+    let asked = client.ask(&Request::Status, |line| {
+        if let Line::Status(answer) = line {
+            status = Some(*answer);
+        }
+        Ok(())
+    })?;
+    match (asked, status) {
+        (Asked::Done, Some(status)) => {
+            print_status(&status, output)?;
+            let lacks_bans = status.state != State::Replaying
+                && status
+                    .differing_for
+                    .is_some_and(|seconds| seconds >= GRACE.as_secs());
+            let quietly = Failure {
+                message: String::new(),
+                status: 1,
+            };
+            if lacks_bans { Err(quietly) } else { Ok(()) }
+        }
+        (Asked::Done, None) => Err(Failure::from(
+            "the daemon's answer makes no sense: no status in it".to_owned(),
+        )),
+        (Asked::Failed(why) | Asked::NoDaemon(why), _) => Err(Failure::from(why)),
+    }
+}
+
+fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
+    if output.json {
+        return print(|out| {
+            serde_json::to_writer_pretty(&mut *out, status)?;
+            writeln!(out)
+        });
+    }
+    let Status {
+        counters: n,
+        capture,
+        ..
+    } = status;
+    print(|out| {
+        let up = span(Duration::from_secs(status.uptime));
+        writeln!(
+            out,
+            "portsentry {} is {}, pid {}, up {up}",
+            status.version,
+            state(status.state),
+            status.pid
+        )?;
+        writeln!(out, "  config    {}", status.config)?;
+        writeln!(
+            out,
+            "  bans      {} in force of {} intended, through {}",
+            status.enforced,
+            status.intended,
+            status.responders.join(", ")
+        )?;
+        if let Some(seconds) = status.differing_for {
+            writeln!(
+                out,
+                "            they have differed for {}",
+                span(Duration::from_secs(seconds))
+            )?;
+        }
+        writeln!(
+            out,
+            "  capture   {} sockets: {} packets looked at, {} lost",
+            capture.method, capture.packets, capture.dropped
+        )?;
+        writeln!(
+            out,
+            "  probes    {}: {} hits on traps, {} on services",
+            n.probes, n.hits, n.services
+        )?;
+        writeln!(
+            out,
+            "            not counted: {} to other hosts, {} to unwatched ports, {} from banned, {} from ignored sources",
+            n.not_ours, n.unwatched, n.already_banned, n.ignored
+        )?;
+        let spared = n.logged + n.spared_limit + n.spared_rate;
+        writeln!(
+            out,
+            "  scans     {}: {} banned, {spared} spared",
+            n.scans, n.bans
+        )?;
+        for trouble in &status.troubles {
+            writeln!(out, "  trouble   {trouble}")?;
+        }
+        Ok(())
+    })
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Replaying => "replaying its history",
+        State::Enforcing => "enforcing",
+        State::Degraded => "degraded",
+        State::LogOnly => "logging only",
+    }
+}

@@ -1,0 +1,100 @@
+//! `portsentry unban`
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Asked, Client, Failure, ago, offline, parse_source, print};
+use crate::clock::Now;
+use crate::control::{AskError, Lifted, Line, Request};
+use crate::log::span;
+use crate::respond::nftables;
+use crate::source::Source;
+
+#[derive(Args)]
+pub(super) struct Unban {
+    /// Addresses or prefixes
+    #[arg(value_parser = parse_source, required_unless_present = "all", conflicts_with = "all")]
+    sources: Vec<Source>,
+    /// Lift every ban
+    #[arg(long)]
+    all: bool,
+}
+
+impl Unban {
+    pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
+        let request = if self.all {
+            Request::UnbanAll
+        } else {
+            Request::Unban {
+                sources: self.sources.iter().map(ToString::to_string).collect(),
+            }
+        };
+        let mut lifted = Vec::new();
+        let asked = client.ask(&request, |line| {
+            if let Line::Lifted(one) = line {
+                lifted.push(one);
+            }
+            Ok(())
+        });
+        let failed = match asked {
+            Ok(Asked::Done) => None,
+            Ok(Asked::Failed(why)) => Some(why),
+            Ok(Asked::NoDaemon(_)) => offline::unban(client.good_config()?, &request, &mut lifted)?,
+            Err(error @ AskError::Hung(_)) => {
+                return Err(Failure::from(self.by_hand(client, &error)));
+            }
+            Err(error) => return Err(Failure::from(error)),
+        };
+        let now = Now::read();
+        print(|out| {
+            if self.all && lifted.is_empty() {
+                writeln!(out, "nobody is banned")?;
+            }
+            lifted
+                .iter()
+                .try_for_each(|one| writeln!(out, "{}", sentence(one, now)))
+        })?;
+        failed.map_or(Ok(()), |why| Err(Failure::from(why)))
+    }
+
+    /// What frees the address when the daemon cannot.
+    fn by_hand(&self, client: &Client, error: &AskError) -> String {
+        let table = &client.config.nftables.table;
+        let mut text = format!("{error}; this frees the address in the kernel without it:");
+        if self.all {
+            let _ = write!(text, "\n  nft delete table inet {table}");
+        }
+        for source in &self.sources {
+            let (set, element) = nftables::place(*source);
+            let _ = write!(
+                text,
+                "\n  nft delete element inet {table} {set} '{{ {element} }}'"
+            );
+        }
+        text
+    }
+}
+
+/// `203.0.113.7 unbanned (syn scan, 3 tcp ports, last 23; 2h ago; 22h were left)`
+fn sentence(one: &Lifted, now: Now) -> String {
+    let Some(source) = &one.source else {
+        return format!("{} is not banned", one.asked.as_deref().unwrap_or("it"));
+    };
+    let mut text = format!("{source} unbanned");
+    if let Some(asked) = one.asked.as_ref().filter(|asked| *asked != source) {
+        let _ = write!(text, ", which covers {asked}");
+    }
+    match &one.ban {
+        None => text.push_str(" (found in the kernel alone)"),
+        Some(ban) => {
+            let left = match ban.left {
+                Some(left) => format!("{} were left", span(Duration::from_secs(left))),
+                None => "permanent".to_owned(),
+            };
+            let _ = write!(text, " ({}; {}; {left})", ban.reason, ago(ban.start, now));
+        }
+    }
+    text
+}

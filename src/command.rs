@@ -1,0 +1,145 @@
+//! What a request that changes bans means to an engine, and how the outcome is told.
+//!
+//! The daemon carries out its clients' requests by it, and the command line its own when no daemon runs.
+
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::control::{self, Line, Request};
+use crate::engine::{Engine, Order, Unbanned};
+use crate::history::Seq;
+use crate::policy::{Ban, Reason};
+use crate::source::{NotASource, Source};
+
+/// What a request came to.
+pub struct Outcome {
+    /// It may be told when history has written up to this mark; `None`: at once.
+    pub recorded: Option<Seq>,
+    /// The reply, the result line last.
+    pub lines: Vec<Line>,
+}
+
+/// Carries out a request to ban or to unban, for the one who is named `by`.
+pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> Outcome {
+    let mut outcome = Outcome {
+        recorded: None,
+        lines: Vec::new(),
+    };
+    let done = match request {
+        Request::Ban {
+            source,
+            seconds,
+            ever,
+            reason,
+        } => {
+            let default = engine.config().ban.duration;
+            let length = if ever {
+                None
+            } else {
+                seconds.map(Duration::from_secs).or(default)
+            };
+            let reason = Reason::parse(reason.as_deref().unwrap_or("by hand"));
+            parse(&source).and_then(|source| {
+                outcome.ban(
+                    engine,
+                    Order {
+                        source,
+                        length,
+                        reason,
+                    },
+                    now,
+                )
+            })
+        }
+        Request::Unban { sources } => {
+            let sources: Result<Vec<Source>, String> =
+                sources.iter().map(|text| parse(text)).collect();
+            sources.and_then(|sources| outcome.unban(engine, &sources, by, now))
+        }
+        Request::UnbanAll => {
+            let unbanned = engine.unban_all(by, now);
+            let failures = outcome.tell(None, unbanned, now);
+            one_sentence(failures)
+        }
+        Request::Status | Request::List | Request::Reload => {
+            Err("this request changes no bans".to_owned())
+        }
+    };
+    outcome
+        .lines
+        .push(done.map_or_else(Line::Failed, |()| Line::Done));
+    outcome
+}
+
+impl Outcome {
+    fn ban(&mut self, engine: &mut Engine, order: Order, now: Now) -> Result<(), String> {
+        let (ban, recorded) = engine
+            .ban(order, now)
+            .map_err(|refusal| refusal.to_string())?;
+        self.recorded = recorded;
+        self.lines.push(Line::Listed(listed(&ban, now)));
+        Ok(())
+    }
+
+    fn unban(
+        &mut self,
+        engine: &mut Engine,
+        sources: &[Source],
+        by: &str,
+        now: Now,
+    ) -> Result<(), String> {
+        let mut failures = Vec::new();
+        for source in sources {
+            let unbanned = engine.unban(*source, by, now);
+            failures.extend(self.tell(Some(*source), unbanned, now));
+        }
+        one_sentence(failures)
+    }
+
+    /// Adds what was lifted to the reply; gives back what failed.
+    fn tell(&mut self, asked: Option<Source>, unbanned: Unbanned, now: Now) -> Vec<String> {
+        self.recorded = self.recorded.max(unbanned.recorded);
+        let asked = asked.map(|source| source.to_string());
+        if unbanned.lifted.is_empty() && unbanned.failures.is_empty() && asked.is_some() {
+            self.lines.push(Line::Lifted(control::Lifted {
+                asked: asked.clone(),
+                source: None,
+                ban: None,
+            }));
+        }
+        for lifted in unbanned.lifted {
+            self.lines.push(Line::Lifted(control::Lifted {
+                asked: asked.clone(),
+                source: Some(lifted.source.to_string()),
+                ban: lifted.ban.as_ref().map(|ban| listed(ban, now)),
+            }));
+        }
+        unbanned.failures
+    }
+}
+
+/// A ban as it is told.
+#[must_use]
+pub fn listed(ban: &Ban, now: Now) -> control::Listed {
+    control::Listed {
+        source: ban.source.to_string(),
+        reason: ban.reason.to_string(),
+        origin: ban.origin.name().to_owned(),
+        start: ban.start.0,
+        length: ban.length().map(|length| length.as_secs()),
+        left: ban.left(now).map(|left| left.as_secs()),
+        permanent: ban.end.is_none(),
+    }
+}
+
+fn parse(text: &str) -> Result<Source, String> {
+    text.parse().map_err(|error: NotASource| error.to_string())
+}
+
+fn one_sentence(failures: Vec<String>) -> Result<(), String> {
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("\n"))
+    }
+}

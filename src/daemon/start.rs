@@ -1,0 +1,283 @@
+//! From nothing to a running daemon, in the one order that leaves nothing half done: what may fail comes before what must be undone.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::{info, warn};
+
+use super::{Daemon, clients::Clients, interfaces_of, watched_by};
+use crate::capture::{self, Capture};
+use crate::clock::Now;
+use crate::config::{self, Complaints};
+use crate::control::Server;
+use crate::engine::Engine;
+use crate::guard::Guard;
+use crate::history::lock::LockError;
+use crate::history::query::Cursor;
+use crate::history::{self, History, Recorder, StateLock};
+use crate::host::{self, Host, Services};
+use crate::policy::{MAX_PAST, Past};
+use crate::privilege;
+use crate::respond::{self, Held, Holdings, Prepared, Responders};
+
+/// Why the daemon does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration or an ignore file has mistakes.
+    #[error("{0}")]
+    Config(#[from] Complaints),
+    /// Capabilities are missing.
+    #[error("{0}")]
+    Privilege(#[from] privilege::Missing),
+    /// Capabilities could not be given up.
+    #[error("{0}")]
+    Drop(#[from] privilege::Error),
+    /// Another portsentry runs.
+    #[error("{0}")]
+    Lock(#[from] LockError),
+    /// The history cannot be used.
+    #[error("{0}")]
+    History(#[from] history::Error),
+    /// A responder cannot work here.
+    #[error("{0}")]
+    Respond(#[from] respond::Error),
+    /// Packets cannot be seen.
+    #[error("{0}")]
+    Capture(#[from] capture::Error),
+    /// This host cannot be known.
+    #[error("{0}")]
+    Host(#[from] host::Error),
+    /// The control socket cannot be made.
+    #[error("cannot listen for commands on {path}: {source}")]
+    Control {
+        /// The socket's path.
+        path: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The kernel refuses what the event loop needs.
+    #[error("cannot {step}: {source}")]
+    Loop {
+        /// Which.
+        step: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(super) fn event_loop(step: &'static str) -> impl Fn(nix::Error) -> Self {
+        move |source| Self::Loop {
+            step,
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn thread(step: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Loop { step, source }
+    }
+}
+
+/// Bans that history still holds, put back a slice at a time between other events.
+pub(super) struct Replay {
+    history: History,
+    cursor: Cursor,
+}
+
+/// Bans that are put back between two looks at other events.
+const SLICE: usize = 4 * 2340;
+
+impl Replay {
+    /// Puts the next slice back. True when nothing is left.
+    pub(super) fn step(&mut self, engine: &mut Engine, now: Now) -> Result<bool, history::Error> {
+        let slice = self.history.active(now, self.cursor, SLICE)?;
+        if slice.unreadable > 0 {
+            warn!(
+                "history: {} bans cannot be read, and are left out",
+                slice.unreadable
+            );
+        }
+        engine.replay(slice.bans, now);
+        match slice.next {
+            Some(cursor) => {
+                self.cursor = cursor;
+                Ok(false)
+            }
+            None => Ok(true),
+        }
+    }
+}
+
+/// The world being listed on another thread, for what it holds and history lacks.
+pub(super) struct Adoption {
+    /// Readable when the list is there.
+    pub(super) done: EventFd,
+    result: mpsc::Receiver<Result<Vec<Held>, respond::Error>>,
+}
+
+impl Adoption {
+    fn begin(jobs: Vec<Holdings>) -> Result<Option<Self>, Error> {
+        if jobs.is_empty() {
+            return Ok(None);
+        }
+        let step = "list what the kernel holds";
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let done = EventFd::from_flags(flags).map_err(Error::event_loop(step))?;
+        let ring = done
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(Error::thread(step))?;
+        let (send, result) = mpsc::channel();
+        let work = move || {
+            let mut held = Vec::new();
+            let listed = jobs
+                .into_iter()
+                .try_for_each(|job| job().map(|found| held.extend(found)));
+            // The daemon may have stopped meanwhile: then nobody wants to know.
+            let _ = send.send(listed.map(|()| held));
+            let _ = nix::unistd::write(&ring, &1_u64.to_ne_bytes());
+        };
+        thread::Builder::new()
+            .name("adopt".to_owned())
+            .spawn(work)
+            .map_err(Error::thread(step))?;
+        Ok(Some(Self { done, result }))
+    }
+
+    /// What was found. Called when `done` is readable.
+    pub(super) fn finish(self) -> Result<Vec<Held>, respond::Error> {
+        self.result.try_recv().unwrap_or_else(|_| Ok(Vec::new()))
+    }
+}
+
+impl Daemon {
+    /// Starts everything up to the point where bans are put back and packets are seen.
+    pub(super) fn start(config_path: &Path) -> Result<Self, Error> {
+        let config = config::load(config_path)?;
+        let ignored = config::ignore::read(&config.ignore)?;
+        privilege::require()?;
+        let lock = StateLock::acquire(&config.history.file)?;
+        let history = History::open(&config.history.file)?;
+        let signals = block_signals().map_err(Error::event_loop("receive signals"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(Error::event_loop("wait for events"))?;
+        let host = Host::open()?;
+        let services = Services::open()?;
+        let server = Server::bind(&config.control.socket).map_err(|source| Error::Control {
+            path: config.control.socket.display().to_string(),
+            source,
+        })?;
+        let ignore_files: Vec<_> = config
+            .ignore
+            .files
+            .iter()
+            .map(|file| file.path.clone())
+            .collect();
+        let ignore_watch = super::watch_files(&ignore_files)?;
+
+        let mut responders = Responders::configured(&config)?;
+        for (name, prepared) in responders.prepare()? {
+            info!("{name}: {}", words_for(prepared));
+        }
+        let capture = Capture::open(capture::Settings {
+            method: config.capture.method,
+            interfaces: interfaces_of(&config, host.facts()),
+            watched: watched_by(&config),
+        })?;
+        privilege::drop_to_needed()?;
+
+        let now = Now::read();
+        let reader = History::open_read_only(&config.history.file)?;
+        let recorder = Recorder::start(history, config.history.text.clone())
+            .map_err(Error::thread("write history"))?;
+        if let Some(memory) = config.ban.memory {
+            recorder.prune(now.wall.earlier(memory));
+        }
+        let guard = Guard::new(&config, ignored, host.facts().clone());
+        let mut engine = Engine::new(config, guard, responders, recorder);
+        if let Some(history) = &reader {
+            remember_the_past(&mut engine, history, now)?;
+        }
+
+        Ok(Self {
+            config_path: config_path.to_owned(),
+            engine,
+            capture,
+            probes: Vec::with_capacity(capture::BATCH),
+            host,
+            services,
+            ignore_watch,
+            signals,
+            epoll,
+            server,
+            clients: Clients::default(),
+            replay: reader.map(|history| Replay {
+                history,
+                cursor: Cursor::default(),
+            }),
+            adoption: None,
+            ready_at: None,
+            renewals: 0,
+            stopping: false,
+            _lock: lock,
+        })
+    }
+
+    /// Bans are back: list what else the kernel holds, and tell who started us that we are ready.
+    pub(super) fn ready(&mut self, now: Now) -> Result<(), Error> {
+        self.replay = None;
+        self.ready_at = Some(now.mono);
+        let jobs = self.engine.begin_listing();
+        self.adoption = Adoption::begin(jobs)?;
+        if let Some(adoption) = &self.adoption {
+            self.add(adoption.done.as_fd(), super::Token::Adoption)?;
+        }
+        info!(
+            "ready: {} bans in force from history",
+            self.engine.bans().len()
+        );
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            warn!("cannot tell the service manager that we are ready: {error}");
+        }
+        Ok(())
+    }
+}
+
+/// Past bans count towards the length of the next.
+fn remember_the_past(engine: &mut Engine, history: &History, now: Now) -> Result<(), Error> {
+    let memory = engine.config().ban.memory;
+    for past in history.past(now.wall, memory, MAX_PAST)? {
+        let runs_still = past.last_end.is_none_or(|end| end > now.wall);
+        let count = past.bans.saturating_sub(u32::from(runs_still));
+        let last_end = past.last_end.map_or(now.wall, |end| end.min(now.wall));
+        if count > 0 {
+            engine
+                .bans_mut()
+                .remember(past.source, Past { count, last_end });
+        }
+    }
+    Ok(())
+}
+
+fn block_signals() -> nix::Result<SignalFd> {
+    let mask = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+fn words_for(prepared: Prepared) -> &'static str {
+    match prepared {
+        Prepared::Created => "made its table",
+        Prepared::Adopted => "found its table in place, and keeps it",
+        Prepared::Rebuilt => {
+            "found its table in another shape, and rebuilt it with the bans that were in it"
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! The engine with a responder that keeps its bans in memory, and fails when told to.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::*;
+use crate::clock::Wall;
+use crate::config;
+use crate::history::History;
+use crate::host::{Address, Link};
+use crate::probe::ScanType;
+use crate::respond::{HeldClock, Prepared, Responder};
+
+const NOW: Now = Now {
+    mono: Mono(1_000_000),
+    wall: Wall(1_800_000_000_000),
+};
+const HOST: &str = "192.0.2.1";
+const STRANGER: &str = "203.0.113.7";
+
+/// What a responder holds, and how it behaves; shared with the test.
+#[derive(Default)]
+struct World {
+    held: BTreeMap<Source, Option<Duration>>,
+    broken: bool,
+    lost: bool,
+    transactions: usize,
+}
+
+struct Fake(Rc<RefCell<World>>);
+
+impl Fake {
+    fn act(&self, act: impl FnOnce(&mut World)) -> Result<(), respond::Error> {
+        let mut world = self.0.borrow_mut();
+        world.transactions += 1;
+        if world.broken {
+            let message = "out of order".to_owned();
+            return Err(respond::Error {
+                responder: "fake",
+                message,
+                full: false,
+            });
+        }
+        act(&mut world);
+        Ok(())
+    }
+}
+
+impl Responder for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+    fn prepare(&mut self) -> Result<Prepared, respond::Error> {
+        self.act(|_| {}).map(|()| Prepared::Created)
+    }
+    fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), respond::Error> {
+        self.act(|world| {
+            world
+                .held
+                .extend(bans.iter().map(|ban| (ban.source, ban.left(now))))
+        })
+    }
+    fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), respond::Error> {
+        self.ban(bans, now)
+    }
+    fn unban(&mut self, sources: &[Source]) -> Result<(), respond::Error> {
+        self.act(|world| world.held.retain(|source, _| !sources.contains(source)))
+    }
+    fn find(&mut self, source: Source) -> Result<Option<Held>, respond::Error> {
+        let is_held = self.0.borrow().held.contains_key(&source);
+        Ok(is_held.then_some(Held {
+            source,
+            reason: None,
+            clock: None,
+        }))
+    }
+    fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().lost)
+    }
+    fn holdings(&self) -> Option<Holdings> {
+        None
+    }
+    fn withdraw(&mut self) -> Result<(), respond::Error> {
+        self.act(|world| world.held.clear())
+    }
+}
+
+/// An engine, its world, and the directory of its history.
+struct Bench {
+    engine: Engine,
+    world: Rc<RefCell<World>>,
+    listening: Vec<u16>,
+    asked: usize,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(text: &str) -> Self {
+        let config = config::parse(Path::new("test.toml"), text).unwrap();
+        let address = |ip: &str, on_link: &str| Address {
+            ip: ip.parse().unwrap(),
+            on_link: on_link.parse().unwrap(),
+            link: 2,
+        };
+        let facts = Facts::new(
+            vec![
+                address(HOST, "192.0.2.0/24"),
+                address("2001:db8:1::1", "2001:db8:1::/64"),
+            ],
+            vec![Link {
+                index: 2,
+                name: "eth0".to_owned(),
+                loopback: false,
+            }],
+        );
+        let ignored = config::ignore::read(&config.ignore).unwrap();
+        let guard = Guard::new(&config, ignored, facts);
+        let world = Rc::new(RefCell::new(World::default()));
+        let responders = Responders::of(vec![Box::new(Fake(Rc::clone(&world)))]);
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(&dir.path().join("history.db")).unwrap();
+        let recorder = Recorder::start(history, None).unwrap();
+        Self {
+            engine: Engine::new(config, guard, responders, recorder),
+            world,
+            listening: vec![22],
+            asked: 0,
+            dir,
+        }
+    }
+
+    fn probes(&mut self, source: &str, ports: &[u16], now: Now) {
+        let probes: Vec<Probe> = ports.iter().map(|&port| syn(source, HOST, port)).collect();
+        self.see(&probes, now);
+    }
+
+    fn see(&mut self, probes: &[Probe], now: Now) {
+        let (listening, asked) = (&self.listening, &mut self.asked);
+        let mut ask = |_: Protocol, at: SocketAddr| {
+            *asked += 1;
+            Ok(listening.contains(&at.port()))
+        };
+        self.engine.probes(probes, now, &mut ask);
+    }
+
+    fn held(&self) -> Vec<String> {
+        self.world
+            .borrow()
+            .held
+            .keys()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn order(&mut self, source: &str) -> Result<Ban, Refusal> {
+        let length = Some(Duration::from_secs(3600));
+        let order = Order {
+            source: source.parse().unwrap(),
+            length,
+            reason: Reason::parse("by hand"),
+        };
+        self.engine.ban(order, NOW).map(|(ban, _)| ban)
+    }
+
+    /// What history holds once everything is written.
+    fn past(self) -> Vec<(String, Option<&'static str>)> {
+        let (_, recorder) = self.engine.close();
+        recorder.stop(Duration::from_secs(10)).unwrap();
+        let history = History::open_read_only(&self.dir.path().join("history.db"))
+            .unwrap()
+            .unwrap();
+        let rows = history.of(None, 100).unwrap();
+        rows.iter()
+            .map(|row| {
+                (
+                    row.source.to_string(),
+                    row.ended.as_ref().map(|ended| ended.how.name()),
+                )
+            })
+            .collect()
+    }
+}
+
+fn syn(source: &str, dest: &str, port: u16) -> Probe {
+    Probe {
+        source: source.parse().unwrap(),
+        dest: dest.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        port,
+        scan_type: ScanType::Syn,
+        ip_options: false,
+    }
+}
+
+fn after(seconds: u64) -> Now {
+    NOW.later(Duration::from_secs(seconds))
+}
+
+#[test]
+fn a_scan_is_banned_in_the_world_and_in_history() {
+    let mut bench = Bench::new("");
+    bench.probes(STRANGER, &[1, 2], NOW);
+    assert!(bench.held().is_empty());
+    bench.probes(STRANGER, &[3], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+    assert_eq!(bench.engine.bans().len(), 1);
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), None)]);
+}
+
+#[test]
+fn all_bans_of_a_batch_are_one_transaction() {
+    let mut bench = Bench::new("");
+    let sources = ["203.0.113.1", "203.0.113.2", "203.0.113.3"];
+    let probes: Vec<Probe> = sources
+        .iter()
+        .flat_map(|source| [1, 2, 3].map(|port| syn(source, HOST, port)))
+        .collect();
+    bench.see(&probes, NOW);
+    assert_eq!(bench.held(), sources);
+    assert_eq!(bench.world.borrow().transactions, 1);
+}
+
+#[test]
+fn services_are_no_traps() {
+    let mut bench = Bench::new("detect.count = \"hits\"");
+    bench.probes(STRANGER, &[22; 1000], NOW);
+    assert!(bench.held().is_empty());
+    assert_eq!(
+        (bench.engine.counters.services, bench.asked),
+        (1000, 1),
+        "the answer is kept for a second"
+    );
+}
+
+#[test]
+fn a_service_that_has_just_started_spares_at_the_last_moment() {
+    let mut bench = Bench::new("");
+    bench.probes("203.0.113.9", &[80], NOW);
+    bench.probes(STRANGER, &[78, 79], NOW);
+    bench.listening.push(80);
+    bench.probes(STRANGER, &[80], NOW.later(Duration::from_millis(500)));
+    assert!(
+        bench.held().is_empty(),
+        "the kept \"nobody\" was asked again"
+    );
+    assert_eq!(bench.engine.counters.services, 1);
+}
+
+#[test]
+fn when_the_kernel_cannot_be_asked_nobody_is_banned() {
+    let mut bench = Bench::new("");
+    let probes = [1, 2, 3].map(|port| syn(STRANGER, HOST, port));
+    bench
+        .engine
+        .probes(&probes, NOW, &mut |_, _| Err("no sock_diag".to_owned()));
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.unanswered, 3);
+    assert_eq!(
+        bench.engine.trouble(NOW.mono),
+        Some("cannot tell services from traps: no sock_diag")
+    );
+}
+
+#[test]
+fn only_probes_to_this_host_count() {
+    let mut bench = Bench::new("");
+    bench.see(
+        &[1, 2, 3].map(|port| syn(STRANGER, "192.0.2.99", port)),
+        NOW,
+    );
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.not_ours, 3);
+}
+
+#[test]
+fn friends_are_never_banned() {
+    let mut bench = Bench::new("ignore.addresses = [\"203.0.113.0/24\"]");
+    for friend in [
+        STRANGER,
+        HOST,
+        "127.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "224.0.0.1",
+    ] {
+        bench.probes(friend, &[1, 2, 3], NOW);
+    }
+    assert!(bench.held().is_empty());
+    let refusal = bench.order("203.0.113.0/25").unwrap_err().to_string();
+    assert_eq!(
+        refusal,
+        "203.0.113.0/25 is never banned: it is ignored (203.0.113.0/24 in ignore.addresses)"
+    );
+    assert!(bench.order("0.0.0.0/0").is_err());
+    assert!(bench.order("::/0").is_err());
+    assert!(
+        bench.order("192.0.0.0/16").is_err(),
+        "it holds our own address"
+    );
+    assert!(bench.held().is_empty());
+}
+
+#[test]
+fn an_ipv6_ban_is_a_prefix_unless_that_holds_a_friend_or_a_neighbour() {
+    let mut bench = Bench::new("ignore.addresses = [\"2001:db8:2::1\"]");
+    for source in ["2001:db8:1::7", "2001:db8:2::7", "2001:db8:3::7", "fe80::7"] {
+        bench.see(
+            &[1, 2, 3].map(|port| syn(source, "2001:db8:1::1", port)),
+            NOW,
+        );
+    }
+    assert_eq!(
+        bench.held(),
+        [
+            "2001:db8:1::7",
+            "2001:db8:2::7",
+            "2001:db8:3::/64",
+            "fe80::7"
+        ]
+    );
+}
+
+#[test]
+fn probes_of_one_prefix_add_up() {
+    let mut bench = Bench::new("");
+    let probes = [1, 2, 3].map(|n| syn(&format!("2001:db8:3::{n}"), "2001:db8:1::1", n));
+    bench.see(&probes, NOW);
+    assert_eq!(bench.held(), ["2001:db8:3::/64"]);
+    bench.see(&[syn("2001:db8:3::99", "2001:db8:1::1", 9)], NOW);
+    assert_eq!(bench.engine.counters.already_banned, 1);
+}
+
+#[test]
+fn an_unban_reaches_memory_world_and_history() {
+    let mut bench = Bench::new("");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let unbanned = bench
+        .engine
+        .unban(STRANGER.parse().unwrap(), "uid 0", after(60));
+    assert_eq!(unbanned.lifted.len(), 1);
+    assert_eq!(
+        unbanned.lifted[0].ban.as_ref().unwrap().left(after(60)),
+        Some(Duration::from_secs(540))
+    );
+    assert!(bench.held().is_empty());
+    assert!(bench.engine.bans().is_empty());
+    bench.probes(STRANGER, &[1, 2], after(61));
+    assert!(bench.held().is_empty(), "it starts afresh");
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("unban"))]);
+}
+
+#[test]
+fn unban_of_an_address_lifts_the_prefix_that_covers_it() {
+    let mut bench = Bench::new("");
+    bench.order("2001:db8:3::/64").unwrap();
+    bench.order("2001:db8:3::7").unwrap();
+    bench.order("2001:db8:4::7").unwrap();
+    let unbanned = bench
+        .engine
+        .unban("2001:db8:3::7".parse().unwrap(), "uid 0", NOW);
+    assert_eq!(unbanned.lifted.len(), 2);
+    assert_eq!(bench.held(), ["2001:db8:4::7"]);
+}
+
+#[test]
+fn unban_finds_what_stands_in_the_world_alone() {
+    let mut bench = Bench::new("");
+    bench
+        .world
+        .borrow_mut()
+        .held
+        .insert(STRANGER.parse().unwrap(), None);
+    let unbanned = bench.engine.unban(STRANGER.parse().unwrap(), "uid 0", NOW);
+    assert!(unbanned.lifted[0].ban.is_none());
+    assert!(bench.held().is_empty());
+}
+
+#[test]
+fn a_responder_that_fails_is_tried_again_until_all_is_in_force() {
+    let mut bench = Bench::new("");
+    bench.world.borrow_mut().broken = true;
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    assert_eq!((bench.engine.bans().len(), bench.engine.enforced()), (1, 0));
+    assert_eq!(
+        bench.engine.trouble(after(3600).mono),
+        Some("fake: out of order")
+    );
+    assert_eq!(bench.engine.next_deadline(), Some(after(1).mono));
+    bench.engine.tick(after(1));
+    assert_eq!(bench.engine.enforced(), 0);
+    bench.world.borrow_mut().broken = false;
+    bench.engine.tick(after(2));
+    assert_eq!(
+        (bench.held(), bench.engine.enforced()),
+        (vec![STRANGER.to_owned()], 1)
+    );
+    assert_eq!(bench.engine.trouble(after(2).mono), None);
+    assert_eq!(
+        bench.world.borrow().held[&STRANGER.parse().unwrap()],
+        Some(Duration::from_secs(598))
+    );
+}
+
+#[test]
+fn an_unban_that_fails_says_so_and_is_tried_again() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.world.borrow_mut().broken = true;
+    let unbanned = bench.engine.unban(STRANGER.parse().unwrap(), "uid 0", NOW);
+    assert_eq!(unbanned.failures, ["fake: out of order"]);
+    bench.world.borrow_mut().broken = false;
+    bench.engine.tick(after(1));
+    assert!(bench.held().is_empty());
+}
+
+#[test]
+fn an_ordered_ban_that_fails_leaves_nothing() {
+    let mut bench = Bench::new("");
+    bench.world.borrow_mut().broken = true;
+    assert_eq!(
+        bench.order(STRANGER).unwrap_err().to_string(),
+        "203.0.113.7 is not banned: fake: out of order"
+    );
+    assert!(bench.engine.bans().is_empty());
+    assert_eq!(bench.past(), []);
+}
+
+#[test]
+fn what_somebody_took_away_is_put_back_with_the_next_ban() {
+    let mut bench = Bench::new("");
+    bench.order("203.0.113.1").unwrap();
+    {
+        let mut world = bench.world.borrow_mut();
+        world.held.clear();
+        world.lost = true;
+    }
+    bench.probes(STRANGER, &[1, 2, 3], after(60));
+    assert_eq!(bench.held(), ["203.0.113.1", STRANGER]);
+    assert_eq!(bench.engine.counters.repairs, 1);
+}
+
+#[test]
+fn replay_keeps_the_time_left_and_ends_the_bans_of_friends() {
+    let mut bench = Bench::new("ignore.addresses = [\"203.0.113.9\"]");
+    let ban = |source: &str| Ban {
+        source: source.parse().unwrap(),
+        reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
+        origin: Origin::Scan,
+        start: NOW.wall,
+        end: Some(End::after(Duration::from_secs(240), NOW)),
+    };
+    bench
+        .engine
+        .replay(vec![ban(STRANGER), ban("203.0.113.9")], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+    assert_eq!(
+        bench.world.borrow().held[&STRANGER.parse().unwrap()],
+        Some(Duration::from_secs(240))
+    );
+    bench.engine.tick(after(240));
+    assert!(bench.engine.bans().is_empty());
+}
+
+#[test]
+fn adoption_takes_over_what_is_unknown_but_nothing_that_was_lifted_meanwhile() {
+    let mut bench = Bench::new("");
+    bench.order("203.0.113.1").unwrap();
+    let _ = bench.engine.begin_listing();
+    bench
+        .engine
+        .unban("203.0.113.1".parse().unwrap(), "uid 0", NOW);
+    let held = |source: &str, clock| Held {
+        source: source.parse().unwrap(),
+        reason: None,
+        clock,
+    };
+    let clock = Some(HeldClock {
+        length: 600_000,
+        left: 120_000,
+    });
+    let found = vec![
+        held("203.0.113.1", clock),
+        held("203.0.113.2", clock),
+        held("203.0.113.3", None),
+        held(HOST, None),
+    ];
+    bench
+        .world
+        .borrow_mut()
+        .held
+        .extend(found.iter().map(|held| (held.source, None)));
+    bench.engine.adopt(found, NOW);
+    let adopted = bench
+        .engine
+        .bans()
+        .get("203.0.113.2".parse().unwrap())
+        .unwrap();
+    assert_eq!(
+        (adopted.length(), adopted.left(NOW)),
+        (
+            Some(Duration::from_secs(600)),
+            Some(Duration::from_secs(120))
+        )
+    );
+    assert_eq!(
+        bench
+            .engine
+            .bans()
+            .get("203.0.113.3".parse().unwrap())
+            .unwrap()
+            .end,
+        None
+    );
+    assert_eq!(bench.engine.bans().len(), 2);
+    assert!(
+        !bench.held().contains(&HOST.to_owned()),
+        "our own address is taken out of the set"
+    );
+}
+
+#[test]
+fn who_becomes_a_friend_is_unbanned() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    let config = config::parse(
+        Path::new("test.toml"),
+        "ignore.addresses = [\"203.0.113.0/24\"]",
+    )
+    .unwrap();
+    let ignored = config::ignore::read(&config.ignore).unwrap();
+    bench.engine.reconfigure(config, ignored, NOW);
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("ignored"))]);
+}
+
+#[test]
+fn log_only_writes_history_once_and_bans_nobody() {
+    let mut bench = Bench::new("tcp.response = \"log\"");
+    bench.probes(
+        STRANGER,
+        &(1..=99).filter(|port| *port != 22).collect::<Vec<_>>(),
+        NOW,
+    );
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.logged, 1);
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), None)]);
+}
+
+#[test]
+fn the_limit_spares_and_says_so() {
+    let mut bench = Bench::new("ban.limit = 1");
+    bench.probes("203.0.113.1", &[1, 2, 3], NOW);
+    bench.probes("203.0.113.2", &[1, 2, 3], NOW);
+    assert_eq!(bench.held(), ["203.0.113.1"]);
+    assert_eq!(bench.engine.counters.spared_limit, 1);
+    assert!(matches!(
+        bench.order("203.0.113.3"),
+        Err(Refusal::Limit(..))
+    ));
+    assert!(
+        bench.order("203.0.113.1").is_ok(),
+        "a new end for one that is banned is no new ban"
+    );
+}

@@ -1,0 +1,113 @@
+//! The words for operators: what is logged and replied is worded here, and where it goes is set up here.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::history::Ending;
+use crate::policy::Ban;
+use crate::source::Source;
+
+/// Sends the log to the journal where standard error is connected to it, else to standard error.
+/// Called once, by the daemon.
+pub fn start() {
+    let to_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
+    let journal = to_journal
+        .then(tracing_journald::layer)
+        .and_then(Result::ok);
+    let text = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(false)
+            .with_target(false)
+            .with_timer(LocalTime)
+    });
+    let registry = tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
+        .with(journal)
+        .with(text);
+    // Only a second call could fail, and then the first one's log is the one to keep.
+    let _ = registry.try_init();
+}
+
+/// The local time to the millisecond.
+struct LocalTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for LocalTime {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> fmt::Result {
+        write!(
+            w,
+            "{}",
+            jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.3f")
+        )
+    }
+}
+
+/// `203.0.113.7 banned for 10m: syn scan, 3 tcp ports, last 23`
+#[must_use]
+pub fn banned(ban: &Ban) -> String {
+    match ban.length() {
+        Some(length) => format!("{} banned for {}: {}", ban.source, span(length), ban.reason),
+        None => format!("{} banned for ever: {}", ban.source, ban.reason),
+    }
+}
+
+/// `203.0.113.7 unbanned by uid 0`
+#[must_use]
+pub fn lifted(source: Source, how: Ending, by: &str) -> String {
+    match how {
+        Ending::Ignored => format!("{source} unbanned: it is ignored now"),
+        _ => format!("{source} unbanned by {by}"),
+    }
+}
+
+/// A time span in its two largest units, as a configuration takes it: `30d`, `2h 5m`, `9s`; milliseconds only below a second.
+#[must_use]
+pub fn span(length: Duration) -> String {
+    if length < Duration::from_secs(1) && !length.is_zero() {
+        return format!("{}ms", length.as_millis().max(1));
+    }
+    let seconds = length.as_secs();
+    let units = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+    ];
+    let Some(largest) = units.iter().position(|(count, _)| *count > 0) else {
+        return "0s".to_owned();
+    };
+    let shown = units[largest..]
+        .iter()
+        .take(2)
+        .filter(|(count, _)| *count > 0);
+    shown
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_short() {
+        for (millis, text) in [
+            (0, "0s"),
+            (350, "350ms"),
+            (9_700, "9s"),
+            (600_000, "10m"),
+            (7_500_250, "2h 5m"),
+            (3_630_000, "1h"),
+            (90_061_000, "1d 1h"),
+            (2_592_000_000, "30d"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
+}
