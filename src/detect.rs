@@ -26,7 +26,7 @@ pub struct Scan {
 
 /// Remembers the last probes of each source, and finds the scans among them.
 ///
-/// Memory is bounded by [`BUCKETS`] × [`WAYS`] sources of `trigger` probes each, and is taken as sources appear.
+/// Memory is bounded by 65,536 sources of `trigger` probes each, and is taken as sources appear.
 /// The hash is keyed by chance at start, so that no stranger can choose sources that crowd out another.
 pub struct Detector {
     rules: Rules,

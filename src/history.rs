@@ -1,6 +1,6 @@
 //! What outlives a restart: every ban and its end, and the scans that were only logged, in one SQLite file.
 //!
-//! This file appends and prunes, [`query`] reads, [`file`](mod@file) judges and opens; [`recorder`] keeps the disk out of the event
+//! This file appends and prunes, [`query`] reads, `file` judges and opens; [`recorder`] keeps the disk out of the event
 //! loop, [`text`] writes 1.2's line, [`lock`] sees to it that one process writes. Which bans there are is the engine's
 //! business: history believes what it is told. A ban that runs out writes nothing: its end was known from the start.
 
