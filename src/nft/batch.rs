@@ -203,7 +203,7 @@ fn c_name(name: &str) -> CString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::{MARK, Timeout, rules};
+    use crate::nft::{MARK, Timeout, decode, rules};
     use std::time::Duration;
 
     /// The messages of a batch: type, flags, and all behind the header.
@@ -283,6 +283,43 @@ mod tests {
         assert_eq!(messages.len(), 1 + 2 + 4 + 1 + 5 + 3 + 1 + 2 + 1);
         for (kind, flags, _) in &messages[1..messages.len() - 1] {
             assert_eq!(flags & ACK, 0, "{kind:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_and_cut_short_does_no_harm() {
+        let sets = BanSet::for_prefixes(24, 64);
+        let wanted = ChainShape::at(crate::config::Hook::Input, -310);
+        let banned = element([192, 0, 2, 10].into());
+        let mut change = Change::new(&name());
+        change.create_table(&Comment::new(MARK).unwrap());
+        change.create_set(sets[3], &sets[3].shape(1));
+        change.create_chain(&wanted, &rules(&sets));
+        change.add(BanSet::ADDRESSES4, &[&banned]);
+        let batch = change.finish();
+        let pages: Vec<&[u8]> = batch.iter().collect();
+        let messages: Vec<&[u8]> = mnl::NlMessages::new(pages[0]).map(Result::unwrap).collect();
+        assert_eq!(decode::table(messages[1]).unwrap().comment.unwrap(), MARK);
+        let (_, set_name, shape) = decode::set(messages[2]).unwrap();
+        assert_eq!((set_name, shape), (sets[3].name(), sets[3].shape(1)));
+        assert_eq!(decode::chain(messages[3]).unwrap().1, wanted);
+        for (message, rule) in messages[4..].iter().zip(rules(&sets)) {
+            assert_eq!(decode::rule(message), Some(rule));
+        }
+        let elements = decode::elements(messages[messages.len() - 2]);
+        assert_eq!(elements.unwrap(), [banned]);
+
+        for message in messages {
+            for length in 0..message.len() {
+                let mut cut = message.to_vec();
+                cut[length..].fill(0);
+                cut[..4].copy_from_slice(&u32::try_from(length).unwrap().to_ne_bytes());
+                let _ = decode::table(&cut);
+                let _ = decode::set(&cut);
+                let _ = decode::chain(&cut);
+                let _ = decode::rule(&cut);
+                let _ = decode::elements(&cut);
+            }
         }
     }
 

@@ -5,6 +5,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// The kind of user data that holds a comment: `NFTNL_UDATA_SET_ELEM_COMMENT`, and the same for a table.
+const COMMENT: u8 = 0;
+
 /// An element of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
@@ -24,9 +27,9 @@ pub struct Timeout {
 }
 
 impl Timeout {
-    /// The kernel rounds to its ticks, of up to 10 ms. What rounds to no tick at all is taken for "no timeout"
-    /// or "the whole length": a ban about to end would last for ever, or all over again.
-    const MIN: u64 = 20;
+    /// Zero means "no timeout", and zero left "the whole length": a ban about to end would last for ever, or all
+    /// over again. Less than a tick is fine, the kernel makes it one.
+    const MIN: u64 = 1;
 
     /// A hundred years. The kernel refuses what overflows in nanoseconds.
     const MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
@@ -96,21 +99,21 @@ impl Comment {
     }
 
     /// As user data: type, length, text, NUL.
-    pub(super) fn encode(&self, kind: u8) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let length = u8::try_from(self.0.len() + 1)
             .expect("a comment has at most 127 bytes by construction");
-        let mut data = vec![kind, length];
+        let mut data = vec![COMMENT, length];
         data.extend_from_slice(self.0.as_bytes());
         data.push(0);
         data
     }
 }
 
-/// The text of the first attribute of this kind in user data, as far as it makes sense.
-pub(super) fn decode_comment(mut data: &[u8], kind: u8) -> Option<String> {
+/// The comment in user data, as far as it makes sense.
+pub(super) fn decode_comment(mut data: &[u8]) -> Option<String> {
     while let Some(([found, length], rest)) = data.split_first_chunk() {
         let value = rest.get(..usize::from(*length))?;
-        if *found == kind {
+        if *found == COMMENT {
             let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
             return Some(String::from_utf8_lossy(text).into_owned());
         }
@@ -138,13 +141,13 @@ mod tests {
         assert_eq!(Comment::new(""), None);
         let long = Comment::new(&"é".repeat(500)).unwrap();
         assert_eq!(long.as_str().len(), Comment::MAX_LEN);
-        assert_eq!(long.encode(0).len(), 2 + Comment::MAX_LEN + 1);
+        assert_eq!(long.encode().len(), 2 + Comment::MAX_LEN + 1);
     }
 
     #[test]
     fn user_data_is_read_whatever_it_holds() {
         let comment = Comment::new("why").unwrap();
-        assert_eq!(comment.encode(0), b"\0\x04why\0");
+        assert_eq!(comment.encode(), b"\0\x04why\0");
         for (data, text) in [
             (&b"\0\x04why\0"[..], Some("why")),
             (b"\x01\x02xx\0\x04why\0", Some("why")),
@@ -154,7 +157,7 @@ mod tests {
             (b"", None),
             (b"\x01\xff", None),
         ] {
-            assert_eq!(decode_comment(data, 0).as_deref(), text, "{data:?}");
+            assert_eq!(decode_comment(data).as_deref(), text, "{data:?}");
         }
     }
 

@@ -8,7 +8,7 @@
 )]
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
@@ -18,16 +18,21 @@ use nftnl::{Batch, MsgType, NlMsg, ProtoFamily, Table};
 use nftnl_sys as sys;
 use nix::errno::Errno;
 
-use super::element::{Comment, Element, Timeout, decode_comment};
+use super::element::{Comment, Element};
 use super::request::HEADER_LEN;
-use super::shape::{ChainShape, Expr, Rule, SetShape};
+use super::shape::SetShape;
 
 /// `NFPROTO_INET`, in the width that message headers have.
 const INET: u16 = 1;
 /// Messages, from linux/netfilter/nf_tables.h.
 const NEW_TABLE: u16 = 0;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const DELETE_ELEMENT: u16 = 14;
+/// `NFNL_SUBSYS_NFTABLES`, as it stands above the kind of a message.
+const SUBSYSTEM: u16 = 10 << 8;
 /// Header flags: `NLM_F_ACK`, `NLM_F_EXCL`, `NLM_F_CREATE`.
 const ACK: u16 = 4;
 const EXCLUSIVE: u16 = 0x200;
@@ -99,12 +104,12 @@ struct NewTable(Owned<sys::nftnl_table>);
 
 /// Adds the message that makes the table. A table of that name that is already there fails the batch.
 pub(super) fn add_new_table(batch: &mut Batch, name: &CStr, comment: &Comment) {
-    let table = Owned::new(sys::nftnl_table_alloc, sys::nftnl_table_free);
+    let table = Owned::<sys::nftnl_table>::new();
     // SAFETY: the table is ours and alive; libnftnl copies the string, which ends in NUL.
     unsafe { sys::nftnl_table_set_str(table.as_ptr(), attr(sys::NFTNL_TABLE_NAME), name.as_ptr()) };
     // SAFETY: as above, with a number.
     unsafe { sys::nftnl_table_set_u32(table.as_ptr(), attr(sys::NFTNL_TABLE_FLAGS), 0) };
-    let data = comment.encode(TABLE_COMMENT);
+    let data = comment.encode();
     // SAFETY: libnftnl copies `len` bytes from the pointer, and both are those of `data`.
     unsafe {
         sys::nftnl_table_set_data(
@@ -215,10 +220,7 @@ fn add_element<K>(set: &Set<'_, K>, element: &Element, detail: Detail) {
             }
         }
         if let Some(comment) = &element.comment {
-            put(
-                attr(sys::NFTNL_SET_ELEM_USERDATA),
-                &comment.encode(ELEMENT_COMMENT),
-            );
+            put(attr(sys::NFTNL_SET_ELEM_USERDATA), &comment.encode());
         }
     }
     // SAFETY: both are alive; the element belongs to the set from here on, which frees it, and we forget it.
@@ -240,307 +242,213 @@ unsafe impl<K> NlMsg for Elements<'_, K> {
     }
 }
 
-/// The kind of user data that holds an element's comment, and a table's.
-const ELEMENT_COMMENT: u8 = 0;
-const TABLE_COMMENT: u8 = 0;
-
-/// A table as the kernel lists it.
-pub(super) struct TableRead {
-    pub(super) handle: u64,
-    pub(super) flags: u32,
-    pub(super) comment: Option<String>,
+/// A kind of object that libnftnl reads messages into, or that is part of such a one.
+///
+/// # Safety
+/// The functions are libnftnl's own for this kind. `GET` returns null for an attribute that is not set, else where
+/// its value lies within the object, and says how long it is.
+pub(super) unsafe trait Object: Sized {
+    const IS_SET: unsafe extern "C" fn(*const Self, u16) -> bool;
+    const GET: unsafe extern "C" fn(*const Self, u16, *mut u32) -> *const c_void;
 }
 
-/// Reads the message that describes a table.
-pub(super) fn read_table(message: &[u8]) -> Option<TableRead> {
-    let header = header(message)?;
-    let table = Owned::new(sys::nftnl_table_alloc, sys::nftnl_table_free);
-    // SAFETY: `header` is a whole message by the check in `header()`, and the table is alive.
-    let status = unsafe { sys::nftnl_table_nlmsg_parse(header, table.as_ptr()) };
-    if status < 0 {
-        return None;
-    }
-    let mut length = 0;
-    // SAFETY: the table is alive; the length is written to a variable of ours.
-    let data = unsafe {
-        sys::nftnl_table_get_data(
-            table.as_ptr(),
-            attr(sys::NFTNL_TABLE_USERDATA),
-            &raw mut length,
-        )
-    };
-    // SAFETY: libnftnl says how many bytes are there, and they live as long as the table.
-    let data = unsafe { bytes(data, length) };
-    Some(TableRead {
-        // SAFETY: the table is alive; an attribute that is not set reads as 0.
-        handle: unsafe { sys::nftnl_table_get_u64(table.as_ptr(), attr(sys::NFTNL_TABLE_HANDLE)) },
-        // SAFETY: as above.
-        flags: unsafe { sys::nftnl_table_get_u32(table.as_ptr(), attr(sys::NFTNL_TABLE_FLAGS)) },
-        comment: decode_comment(&data, TABLE_COMMENT),
-    })
+/// An object that libnftnl makes and frees by itself.
+///
+/// # Safety
+/// As [`Object`].
+pub(super) unsafe trait Whole: Object {
+    const ALLOC: unsafe extern "C" fn() -> *mut Self;
+    const FREE: unsafe extern "C" fn(*const Self);
 }
 
-/// Reads the message that describes a set: the name of its table, its own, its shape.
-pub(super) fn read_set(message: &[u8]) -> Option<(String, String, SetShape)> {
-    let header = header(message)?;
-    let set = Owned::new(sys::nftnl_set_alloc, sys::nftnl_set_free);
-    // SAFETY: `header` is a whole message by the check in `header()`, and the set is alive.
-    let status = unsafe { sys::nftnl_set_nlmsg_parse(header, set.as_ptr()) };
-    if status < 0 {
-        return None;
-    }
-    let is_set = |attribute: u32| {
-        // SAFETY: the set is alive.
-        unsafe { sys::nftnl_set_is_set(set.as_ptr(), attr(attribute)) }
-    };
-    let number = |attribute: u32| {
-        // SAFETY: the set is alive; an attribute that is not set reads as 0.
-        unsafe { sys::nftnl_set_get_u32(set.as_ptr(), attr(attribute)) }
-    };
-    let name = |attribute: u32| {
-        // SAFETY: the set is alive; an attribute that is not set reads as null.
-        let name = unsafe { sys::nftnl_set_get_str(set.as_ptr(), attr(attribute)) };
-        // SAFETY: libnftnl's strings end in NUL, and this one lives as long as the set.
-        unsafe { text(name) }
-    };
-    let shape = SetShape {
-        key_type: number(sys::NFTNL_SET_KEY_TYPE),
-        key_len: number(sys::NFTNL_SET_KEY_LEN),
-        flags: number(sys::NFTNL_SET_FLAGS),
-        size: number(sys::NFTNL_SET_DESC_SIZE),
-        gc_interval: number(sys::NFTNL_SET_GC_INTERVAL),
-        // SAFETY: as `number`, wider.
-        timeout: unsafe { sys::nftnl_set_get_u64(set.as_ptr(), attr(sys::NFTNL_SET_TIMEOUT)) },
-        plain: ![
-            sys::NFTNL_SET_DATA_TYPE,
-            sys::NFTNL_SET_OBJ_TYPE,
-            sys::NFTNL_SET_DESC_CONCAT,
-            sys::NFTNL_SET_EXPR,
-            sys::NFTNL_SET_EXPRESSIONS,
-        ]
-        .into_iter()
-        .any(is_set),
-    };
-    Some((
-        name(sys::NFTNL_SET_TABLE)?,
-        name(sys::NFTNL_SET_NAME)?,
-        shape,
-    ))
+macro_rules! objects {
+    ($($object:ident: $is_set:path, $get:path $(, $alloc:path, $free:path)?;)*) => {$(
+        // SAFETY: they are libnftnl's own for this kind.
+        unsafe impl Object for sys::$object {
+            const IS_SET: unsafe extern "C" fn(*const Self, u16) -> bool = $is_set;
+            const GET: unsafe extern "C" fn(*const Self, u16, *mut u32) -> *const c_void = $get;
+        }
+        $(
+            // SAFETY: as above.
+            unsafe impl Whole for sys::$object {
+                const ALLOC: unsafe extern "C" fn() -> *mut Self = $alloc;
+                const FREE: unsafe extern "C" fn(*const Self) = $free;
+            }
+        )?
+    )*};
 }
 
-/// Reads the message that describes a chain: the name of its table, and its shape. A chain without a hook has
-/// no type.
-pub(super) fn read_chain(message: &[u8]) -> Option<(String, ChainShape)> {
-    let header = header(message)?;
-    let chain = Owned::new(sys::nftnl_chain_alloc, sys::nftnl_chain_free);
-    // SAFETY: `header` is a whole message by the check in `header()`, and the chain is alive.
-    let status = unsafe { sys::nftnl_chain_nlmsg_parse(header, chain.as_ptr()) };
-    if status < 0 {
-        return None;
-    }
-    let number = |attribute: u32| {
-        // SAFETY: the chain is alive; an attribute that is not set reads as 0.
-        unsafe { sys::nftnl_chain_get_u32(chain.as_ptr(), attr(attribute)) }
-    };
-    let name = |attribute: u32| {
-        // SAFETY: the chain is alive; an attribute that is not set reads as null.
-        let name = unsafe { sys::nftnl_chain_get_str(chain.as_ptr(), attr(attribute)) };
-        // SAFETY: libnftnl's strings end in NUL, and this one lives as long as the chain.
-        unsafe { text(name) }
-    };
-    let shape = ChainShape {
-        name: name(sys::NFTNL_CHAIN_NAME)?,
-        hook: number(sys::NFTNL_CHAIN_HOOKNUM),
-        // SAFETY: the chain is alive; an attribute that is not set reads as 0.
-        priority: unsafe { sys::nftnl_chain_get_s32(chain.as_ptr(), attr(sys::NFTNL_CHAIN_PRIO)) },
-        kind: name(sys::NFTNL_CHAIN_TYPE).unwrap_or_default(),
-        policy: number(sys::NFTNL_CHAIN_POLICY),
-    };
-    Some((name(sys::NFTNL_CHAIN_TABLE)?, shape))
+objects! {
+    nftnl_table: sys::nftnl_table_is_set, sys::nftnl_table_get_data, sys::nftnl_table_alloc, sys::nftnl_table_free;
+    nftnl_set: sys::nftnl_set_is_set, sys::nftnl_set_get_data, sys::nftnl_set_alloc, sys::nftnl_set_free;
+    nftnl_chain: sys::nftnl_chain_is_set, sys::nftnl_chain_get_data, sys::nftnl_chain_alloc, sys::nftnl_chain_free;
+    nftnl_rule: sys::nftnl_rule_is_set, sys::nftnl_rule_get_data, sys::nftnl_rule_alloc, sys::nftnl_rule_free;
+    nftnl_expr: sys::nftnl_expr_is_set, sys::nftnl_expr_get;
+    nftnl_set_elem: sys::nftnl_set_elem_is_set, element_get;
 }
 
-/// Reads the message that describes a rule, each expression by `read`. One that libnftnl cannot read is foreign.
-pub(super) fn read_rule(message: &[u8], read: impl Fn(&ReadExpr) -> Rule) -> Option<Rule> {
-    let header = header(message)?;
-    let rule = Owned::new(sys::nftnl_rule_alloc, sys::nftnl_rule_free);
-    // SAFETY: `header` is a whole message by the check in `header()`, and the rule is alive.
-    let status = unsafe { sys::nftnl_rule_nlmsg_parse(header, rule.as_ptr()) };
-    if status < 0 {
-        return Some(vec![Expr::Foreign]);
+/// `nftnl_set_elem_get` as the others are: it does not change the element either.
+unsafe extern "C" fn element_get(
+    element: *const sys::nftnl_set_elem,
+    attribute: u16,
+    length: *mut u32,
+) -> *const c_void {
+    // SAFETY: our caller's promise is passed on as it is.
+    unsafe { sys::nftnl_set_elem_get(element.cast_mut(), attribute, length) }
+}
+
+/// An object that is alive, to be asked for its attributes.
+#[repr(transparent)]
+pub(super) struct View<T>(NonNull<T>);
+
+impl<T: Object> View<T> {
+    /// Whether the attribute is set.
+    pub(super) fn has(&self, attribute: u32) -> bool {
+        // SAFETY: the object is alive.
+        unsafe { T::IS_SET(self.0.as_ptr(), attr(attribute)) }
     }
+
+    /// The attribute's value, byte for byte, as long as libnftnl says it is.
+    pub(super) fn data(&self, attribute: u32) -> Option<&[u8]> {
+        let mut length = 0;
+        // SAFETY: the object is alive; the length is written to a variable of ours.
+        let data = unsafe { T::GET(self.0.as_ptr(), attr(attribute), &raw mut length) };
+        let (data, length) = (
+            NonNull::new(data.cast_mut())?,
+            usize::try_from(length).ok()?,
+        );
+        // SAFETY: not null, so libnftnl says where the value lies and how long it is; it lives as long as the object,
+        // which nobody changes while it is borrowed. Bytes need no alignment.
+        Some(unsafe { std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), length) })
+    }
+}
+
+impl View<sys::nftnl_chain> {
+    /// The chain's type, if it has one. libnftnl says 4 for the length of this attribute, whatever it is.
+    pub(super) fn chain_type(&self) -> Option<String> {
+        // SAFETY: the chain is alive; the result is null or a string of libnftnl's, which ends in NUL.
+        let kind =
+            unsafe { sys::nftnl_chain_get_str(self.0.as_ptr(), attr(sys::NFTNL_CHAIN_TYPE)) };
+        let kind = NonNull::new(kind.cast_mut())?;
+        // SAFETY: not null, so it is as said above, and lives as long as the chain.
+        let kind = unsafe { CStr::from_ptr(kind.as_ptr()) };
+        Some(kind.to_string_lossy().into_owned())
+    }
+}
+
+/// An object of libnftnl, freed when it goes.
+pub(super) struct Owned<T: Whole>(View<T>);
+
+impl<T: Whole> Owned<T> {
+    fn new() -> Self {
+        // SAFETY: it takes nothing, and null is caught.
+        let object = unsafe { T::ALLOC() };
+        let Some(object) = NonNull::new(object) else {
+            handle_alloc_error(Layout::new::<T>());
+        };
+        Self(View(object))
+    }
+
+    /// The object itself, for attributes.
+    pub(super) fn view(&self) -> &View<T> {
+        &self.0
+    }
+
+    fn as_ptr(&self) -> *mut T {
+        self.0.0.as_ptr()
+    }
+}
+
+impl<T: Whole> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: the object came from the allocator that belongs to FREE, and nobody else frees it.
+        unsafe { T::FREE(self.as_ptr()) };
+    }
+}
+
+/// The table that a message describes; `None` if libnftnl cannot read it, here and below.
+pub(super) fn table(message: &[u8]) -> Option<Owned<sys::nftnl_table>> {
+    parse(message, NEW_TABLE, sys::nftnl_table_nlmsg_parse)
+}
+
+/// The set that a message describes.
+pub(super) fn set(message: &[u8]) -> Option<Owned<sys::nftnl_set>> {
+    parse(message, NEW_SET, sys::nftnl_set_nlmsg_parse)
+}
+
+/// The chain that a message describes.
+pub(super) fn chain(message: &[u8]) -> Option<Owned<sys::nftnl_chain>> {
+    parse(message, NEW_CHAIN, sys::nftnl_chain_nlmsg_parse)
+}
+
+/// Hands each expression of the rule that a message describes to `see`.
+pub(super) fn each_expr(message: &[u8], mut see: impl FnMut(&View<sys::nftnl_expr>)) -> Option<()> {
+    let rule = parse(message, NEW_RULE, sys::nftnl_rule_nlmsg_parse)?;
     // SAFETY: the rule is alive, and outlives the iterator.
     let iterator = unsafe { sys::nftnl_expr_iter_create(rule.as_ptr()) };
     let Some(iterator) = NonNull::new(iterator) else {
-        handle_alloc_error(Layout::new::<Rule>());
+        handle_alloc_error(Layout::new::<Element>());
     };
-    let mut steps = Vec::new();
-    loop {
-        // SAFETY: the iterator is alive until the loop ends.
-        let expr = unsafe { sys::nftnl_expr_iter_next(iterator.as_ptr()) };
-        let Some(expr) = NonNull::new(expr) else {
-            break;
-        };
-        steps.extend(read(&ReadExpr(expr)));
+    let next = || {
+        // SAFETY: the iterator is alive until after the loop.
+        unsafe { sys::nftnl_expr_iter_next(iterator.as_ptr()) }
+    };
+    while let Some(expr) = NonNull::new(next()) {
+        see(&View(expr));
     }
-    // SAFETY: it came from nftnl_expr_iter_create and is not used after this.
+    // SAFETY: it is not used after this.
     unsafe { sys::nftnl_expr_iter_destroy(iterator.as_ptr()) };
-    Some(steps)
+    Some(())
 }
 
-/// An expression of a rule that is alive.
-pub(super) struct ReadExpr(NonNull<sys::nftnl_expr>);
-
-impl ReadExpr {
-    /// The number; 0 if it is not set.
-    pub(super) fn number(&self, attribute: u32) -> u32 {
-        // SAFETY: the expression is alive. libnftnl checks the attribute and its width, and answers 0.
-        unsafe { sys::nftnl_expr_get_u32(self.0.as_ptr(), attr(attribute)) }
-    }
-
-    /// The bytes; none if it is not set.
-    pub(super) fn data(&self, attribute: u32) -> Vec<u8> {
-        let mut length = 0;
-        // SAFETY: the expression is alive; the length is written to a variable of ours.
-        let data =
-            unsafe { sys::nftnl_expr_get(self.0.as_ptr(), attr(attribute), &raw mut length) };
-        // SAFETY: libnftnl says how many bytes are there, and they live as long as the expression.
-        unsafe { bytes(data, length) }
-    }
-
-    /// The string; empty if it is not set.
-    pub(super) fn text(&self, attribute: u32) -> String {
-        // SAFETY: the expression is alive.
-        let string = unsafe { sys::nftnl_expr_get_str(self.0.as_ptr(), attr(attribute)) };
-        // SAFETY: libnftnl's strings end in NUL, and this one lives as long as the expression.
-        unsafe { text(string) }.unwrap_or_default()
-    }
-
-    pub(super) fn is_set(&self, attribute: u32) -> bool {
-        // SAFETY: the expression is alive.
-        unsafe { sys::nftnl_expr_is_set(self.0.as_ptr(), attr(attribute)) }
-    }
-}
-
-/// Reads the elements in a message that answers a look-up or a list. What has no address for a key is left out.
-pub(super) fn read_elements(message: &[u8]) -> Option<Vec<Element>> {
-    let header = header(message)?;
-    let set = Owned::new(sys::nftnl_set_alloc, sys::nftnl_set_free);
-    // SAFETY: `header` is a whole message by the check in `header()`, and the set is alive.
-    let status = unsafe { sys::nftnl_set_elems_nlmsg_parse(header, set.as_ptr()) };
-    if status < 0 {
-        return None;
-    }
+/// Hands each element in a message that answers a look-up or a list to `see`.
+pub(super) fn each_element(
+    message: &[u8],
+    mut see: impl FnMut(&View<sys::nftnl_set_elem>),
+) -> Option<()> {
+    let set = parse(message, NEW_ELEMENT, sys::nftnl_set_elems_nlmsg_parse)?;
     // SAFETY: the set is alive, and outlives the iterator.
     let iterator = unsafe { sys::nftnl_set_elems_iter_create(set.as_ptr()) };
     let Some(iterator) = NonNull::new(iterator) else {
         handle_alloc_error(Layout::new::<Element>());
     };
-    let mut elements = Vec::new();
-    loop {
-        // SAFETY: the iterator is alive until the loop ends.
-        let element = unsafe { sys::nftnl_set_elems_iter_next(iterator.as_ptr()) };
-        let Some(element) = NonNull::new(element) else {
-            break;
-        };
-        elements.extend(read_element(element));
+    let next = || {
+        // SAFETY: the iterator is alive until after the loop.
+        unsafe { sys::nftnl_set_elems_iter_next(iterator.as_ptr()) }
+    };
+    while let Some(element) = NonNull::new(next()) {
+        see(&View(element));
     }
-    // SAFETY: it came from nftnl_set_elems_iter_create and is not used after this.
+    // SAFETY: it is not used after this.
     unsafe { sys::nftnl_set_elems_iter_destroy(iterator.as_ptr()) };
-    Some(elements)
+    Some(())
 }
 
-fn read_element(element: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
-    let data = |attribute: u16| {
-        let mut length = 0;
-        // SAFETY: the caller's iterator has just handed it out, so the element is alive; the length is written to a
-        // variable of ours.
-        let data = unsafe { sys::nftnl_set_elem_get(element.as_ptr(), attribute, &raw mut length) };
-        // SAFETY: libnftnl says how many bytes are there, and they live as long as the element.
-        unsafe { bytes(data, length) }
-    };
-    let number = |attribute: u16| {
-        let bytes = data(attribute);
-        bytes.try_into().ok().map(u64::from_ne_bytes)
-    };
-    let key = data(attr(sys::NFTNL_SET_ELEM_KEY));
-    let key = match key.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
-        _ => return None,
-    };
-    let timeout = number(attr(sys::NFTNL_SET_ELEM_TIMEOUT)).map(|length| {
-        let left = number(attr(sys::NFTNL_SET_ELEM_EXPIRATION));
-        Timeout::found(length, left.unwrap_or(0))
-    });
-    let comment = decode_comment(&data(attr(sys::NFTNL_SET_ELEM_USERDATA)), ELEMENT_COMMENT);
-    Some(Element {
-        key,
-        timeout,
-        comment: comment.as_deref().and_then(Comment::new),
-    })
-}
-
-/// An object of libnftnl, freed when it goes.
-struct Owned<T> {
-    object: NonNull<T>,
-    free: unsafe extern "C" fn(*const T),
-}
-
-impl<T> Owned<T> {
-    /// `free` must be the one that belongs to `alloc`.
-    fn new(alloc: unsafe extern "C" fn() -> *mut T, free: unsafe extern "C" fn(*const T)) -> Self {
-        // SAFETY: libnftnl's allocators take nothing and return null or an object of ours; all callers are above.
-        let object = unsafe { alloc() };
-        let Some(object) = NonNull::new(object) else {
-            handle_alloc_error(Layout::new::<T>());
-        };
-        Self { object, free }
-    }
-
-    fn as_ptr(&self) -> *mut T {
-        self.object.as_ptr()
-    }
-}
-
-impl<T> Drop for Owned<T> {
-    fn drop(&mut self) {
-        // SAFETY: the object came from the allocator that belongs to `free`, and nobody else frees it.
-        unsafe { (self.free)(self.object.as_ptr()) };
-    }
-}
-
-/// The message as libnftnl takes it: `None` unless it is whole, aligned, and long enough for what opens each.
-fn header(message: &[u8]) -> Option<*const sys::libc::nlmsghdr> {
-    let (length, _) = message.split_first_chunk()?;
-    let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
+/// Reads a message of this kind into a new object, with libnftnl's parser for it: that checks each attribute against
+/// the message's length. Messages of another kind are kept from it, because it ends the process over an attribute
+/// that has another width than it should.
+fn parse<T: Whole>(
+    message: &[u8],
+    kind: u16,
+    parse: unsafe extern "C" fn(*const sys::libc::nlmsghdr, *mut T) -> c_int,
+) -> Option<Owned<T>> {
+    let ([l0, l1, l2, l3, k0, k1], _) = message.split_first_chunk()?;
+    let length = usize::try_from(u32::from_ne_bytes([*l0, *l1, *l2, *l3])).ok()?;
+    let found = u16::from_ne_bytes([*k0, *k1]);
     let header = message.as_ptr().cast::<sys::libc::nlmsghdr>();
-    (header.is_aligned() && (HEADER_LEN..=message.len()).contains(&length)).then_some(header)
+    if found != SUBSYSTEM | kind
+        || !header.is_aligned()
+        || !(HEADER_LEN..=message.len()).contains(&length)
+    {
+        return None;
+    }
+    let object = Owned::new();
+    // SAFETY: by the check above `header` is a whole message, long enough for what opens each, and aligned; the
+    // object is alive.
+    let status = unsafe { parse(header, object.as_ptr()) };
+    (status >= 0).then_some(object)
 }
 
 fn len(data: &[u8]) -> u32 {
     u32::try_from(data.len()).expect("comments and keys are short")
-}
-
-/// # Safety
-/// `string` is null, or ends in NUL and lives through the call.
-unsafe fn text(string: *const c_char) -> Option<String> {
-    if string.is_null() {
-        return None;
-    }
-    // SAFETY: not null, so the caller's promise holds.
-    let string = unsafe { CStr::from_ptr(string) };
-    Some(string.to_string_lossy().into_owned())
-}
-
-/// # Safety
-/// `data` is null, or `length` bytes lie there and live through the call.
-unsafe fn bytes(data: *const c_void, length: u32) -> Vec<u8> {
-    let Ok(length) = usize::try_from(length) else {
-        return Vec::new();
-    };
-    if data.is_null() {
-        return Vec::new();
-    }
-    // SAFETY: not null, so the caller's promise holds; bytes need no alignment.
-    unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }.to_vec()
 }

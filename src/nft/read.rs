@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use super::batch::TableName;
 use super::decode;
 use super::element::Element;
-use super::ffi;
 use super::line::Line;
 use super::request::Request;
 use super::shape::{BanSet, ChainShape, MARK, Rule, SetShape, is_marked};
@@ -63,16 +62,16 @@ impl Line {
         let name = table.as_c_str();
         let is_here = |found: &str| found.as_bytes() == name.to_bytes();
         let sets = self
-            .ask(&Request::sets(name), ffi::read_set)?
+            .ask(&Request::sets(name), decode::set)?
             .into_iter()
             .filter(|(table, _, _)| is_here(table))
             .filter_map(|(_, set, shape)| Some((BanSet::from_name(&set)?, shape)))
             .collect();
         let mut chains = Vec::new();
-        for (found_in, shape) in self.ask(&Request::chains(name), ffi::read_chain)? {
+        for (found_in, shape) in self.ask(&Request::chains(name), decode::chain)? {
             if is_here(&found_in) && ChainShape::NAMES.contains(&shape.name.as_str()) {
                 let chain = CString::new(shape.name.as_str()).expect("one of our two names");
-                let rules = self.ask(&Request::rules(name, &chain), decode::read_rule)?;
+                let rules = self.ask(&Request::rules(name, &chain), decode::rule)?;
                 chains.push((shape, rules));
             }
         }
@@ -105,7 +104,7 @@ impl Line {
         key: IpAddr,
     ) -> Result<Option<Element>, Errno> {
         let request = Request::element(table.as_c_str(), set, key);
-        let found = self.ask(&request, ffi::read_elements);
+        let found = self.ask(&request, decode::elements);
         Ok(absent_is_none(found)?
             .into_iter()
             .flatten()
@@ -120,7 +119,7 @@ impl Line {
     /// What the kernel said.
     pub fn list(&mut self, table: &TableName, set: BanSet) -> Result<Vec<Element>, Errno> {
         let request = Request::elements(table.as_c_str(), set);
-        let found = self.ask(&request, ffi::read_elements);
+        let found = self.ask(&request, decode::elements);
         Ok(absent_is_none(found)?
             .into_iter()
             .flatten()
@@ -129,8 +128,8 @@ impl Line {
             .collect())
     }
 
-    fn table(&mut self, table: &TableName) -> Result<Option<ffi::TableRead>, Errno> {
-        let found = self.ask(&Request::table(table.as_c_str()), ffi::read_table);
+    fn table(&mut self, table: &TableName) -> Result<Option<decode::TableRead>, Errno> {
+        let found = self.ask(&Request::table(table.as_c_str()), decode::table);
         Ok(absent_is_none(found)?.and_then(|found| found.into_iter().next()))
     }
 }

@@ -51,12 +51,7 @@ impl Nftables {
     /// # Errors
     /// When the kernel has no netfilter netlink, or could never take the table's name.
     pub fn open(nftables: &config::Nftables, bans: &config::BanRules) -> Result<Self, Error> {
-        let line = Line::open().map_err(|errno| {
-            trouble(format!(
-                "cannot open a netfilter netlink socket: {}",
-                said(errno)
-            ))
-        })?;
+        let line = open_line()?;
         let table = TableName::new(&nftables.table).ok_or_else(|| {
             trouble(format!(
                 "no table can be called \"{}\": set nftables.table in the configuration to something short",
@@ -273,7 +268,7 @@ impl Responder for Nftables {
                     said(errno)
                 ))
             };
-            let mut line = Line::open().map_err(cannot)?;
+            let mut line = open_line()?;
             let mut all = Vec::new();
             for set in sets {
                 let elements = line.list(&table, set).map_err(cannot)?;
@@ -429,6 +424,13 @@ impl fmt::Display for Failures {
             more => write!(f, "; and {more} more"),
         }
     }
+}
+
+fn open_line() -> Result<Line, Error> {
+    Line::open().map_err(|errno| {
+        let words = errno.desc().to_lowercase();
+        trouble(format!("cannot open a netfilter netlink socket: {words}"))
+    })
 }
 
 fn trouble(message: String) -> Error {
