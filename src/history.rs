@@ -1,6 +1,6 @@
 //! What outlives a restart: every ban and its end, and the scans that were only logged, in one SQLite file.
 //!
-//! This file appends and prunes, [`query`] reads, `file` judges and opens; [`recorder`] keeps the disk out of the event
+//! This file appends and prunes, `file` judges and opens, [`query`] reads; [`recorder`] keeps the disk out of the event
 //! loop, [`text`] writes 1.2's line, [`lock`] sees to it that one process writes. Which bans there are is the engine's
 //! business: history believes what it is told. A ban that runs out writes nothing: its end was known from the start.
 
@@ -98,7 +98,8 @@ pub enum Error {
     },
     /// Others could put a file of theirs in our place.
     #[error(
-        "refusing to keep history in {}: everybody may write there (set [history] file to a place in a directory of its own)",
+        "refusing to keep history in {}: everybody may write there \
+         (set [history] file to a place in a directory of its own)",
         .0.display()
     )]
     Open(PathBuf),

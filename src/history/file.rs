@@ -112,8 +112,10 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
             remedy: WRITABLE,
         });
     }
+    let page_count = || connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
     match found {
-        Found::History { unfinished: true } => {
+        // Where its creation was cut short, SQLite has just taken it back, and it is empty.
+        Found::History { unfinished: true } if !matches!(page_count(), Ok(0)) => {
             if let Some(damage) = find_damage(&connection).map_err(failed)? {
                 // Closing must not write the journal into a file that somebody may want to rescue.
                 let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
@@ -122,11 +124,13 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
             }
         }
         Found::History { unfinished: false } => {}
-        Found::Nothing | Found::Empty => create(&connection).map_err(|cause| Error::Sqlite {
-            step: "create",
-            path: path.clone(),
-            cause,
-        })?,
+        Found::History { .. } | Found::Nothing | Found::Empty => {
+            create(&connection).map_err(|cause| Error::Sqlite {
+                step: "create",
+                path: path.clone(),
+                cause,
+            })?;
+        }
     }
     set_up(&connection).map_err(failed)?;
     Ok((connection, path))

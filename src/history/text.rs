@@ -119,6 +119,7 @@ impl std::fmt::Display for TextFile {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
+    use std::process::Command;
 
     use super::*;
 
@@ -150,6 +151,36 @@ mod tests {
             let mut out = String::new();
             line("10.9.0.2", 11, Protocol::Tcp).write(Wall(at), &TimeZone::UTC, &mut out);
             assert!(out.ends_with(" Host: 10.9.0.2/10.9.0.2 Port: 11 TCP Blocked\n"));
+        }
+    }
+
+    #[test]
+    fn the_zone_is_that_of_tz_also_by_name() {
+        const CHILD: &str = "HISTORY_TEST_ZONE";
+        if std::env::var_os(CHILD).is_some() {
+            let mut out = String::new();
+            let zone = local_zone();
+            line("10.9.0.2", 11, Protocol::Tcp).write(Wall(1_795_366_059_000), &zone, &mut out);
+            println!("\n{out}");
+            return;
+        }
+        for (zone, time) in [
+            (":Asia/Kolkata", "22:17:39"),
+            ("Asia/Kolkata", "22:17:39"),
+            ("IST-5:30", "22:17:39"),
+            ("Nowhere/Land", "16:47:39"),
+        ] {
+            let again = Command::new(std::env::current_exe().unwrap())
+                .args(["the_zone_is_that_of_tz_also_by_name", "--nocapture"])
+                .env(CHILD, "1")
+                .env("TZ", zone)
+                .output()
+                .unwrap();
+            let said = String::from_utf8(again.stdout).unwrap();
+            assert!(
+                said.contains(&format!("11/22/2026 {time} Host:")),
+                "{zone}: {said}"
+            );
         }
     }
 

@@ -1,0 +1,204 @@
+//! The writer thread, and what it does when the disk does not.
+
+use super::*;
+
+#[test]
+fn records_reach_the_disk_in_order_and_the_text_file_has_a_line_for_each_scan() {
+    let (dir, path) = temp();
+    let text = dir.path().join("history.log");
+    let recorder = Recorder::start(History::open(&path).unwrap(), Some(text.clone())).unwrap();
+    assert_eq!(recorder.written(), Seq(0));
+    for n in 1..=9 {
+        let seq = recorder.push(record(nth(n), noon(), Some(HOUR))).unwrap();
+        assert_eq!(seq, Seq(n.into()));
+    }
+    let by_hand = Record::Ban {
+        ban: ban_from(nth(10), noon(), None),
+        line: None,
+    };
+    recorder.push(by_hand).unwrap();
+    let seq = recorder
+        .push(end(nth(3), noon().wall, Ending::Unban))
+        .unwrap();
+    wait_written(&recorder, seq);
+    let reading = History::open_read_only(&path).unwrap().unwrap();
+    assert_eq!(reading.count_active(noon().wall).unwrap(), 9);
+    let lines = fs::read_to_string(&text).unwrap();
+    assert_eq!(lines.lines().count(), 9);
+    assert!(
+        lines
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with(" Host: 11.0.0.1/11.0.0.1 Port: 23 TCP Blocked")
+    );
+    assert_eq!(fs::metadata(&text).unwrap().mode() & 0o7777, 0o600);
+    assert!(recorder.trouble().is_none());
+    recorder.stop(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn a_stop_writes_what_is_queued() {
+    let (_dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    for n in 0..20_000 {
+        recorder.push(record(nth(n), noon(), None)).unwrap();
+    }
+    recorder.stop(Duration::from_secs(60)).unwrap();
+    let history = History::open(&path).unwrap();
+    assert_eq!(history.count_active(noon().wall).unwrap(), 20_000);
+}
+
+#[test]
+fn pruning_is_done_behind_the_records() {
+    let (_dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    for n in 0..15_000 {
+        recorder.push(record(nth(n), noon(), Some(HOUR))).unwrap();
+    }
+    let seq = recorder.push(record(nth(20_000), noon(), None)).unwrap();
+    wait_written(&recorder, seq);
+    recorder.prune(noon().wall.later(HOUR * 2));
+    let reading = History::open_read_only(&path).unwrap().unwrap();
+    wait_for("one row to be left", || {
+        reading.of(None, 5).unwrap().len() == 1
+    });
+}
+
+#[test]
+fn a_text_file_that_cannot_be_written_stops_no_record() {
+    let (dir, path) = temp();
+    let text = dir.path().join("missing/history.log");
+    let recorder = Recorder::start(History::open(&path).unwrap(), Some(text.clone())).unwrap();
+    let seq = recorder.push(record(nth(1), noon(), None)).unwrap();
+    wait_written(&recorder, seq);
+    let trouble = recorder.trouble().unwrap();
+    assert!(
+        trouble.starts_with(&format!(
+            "cannot append to {}: No such file",
+            text.display()
+        )),
+        "{trouble}"
+    );
+    fs::create_dir(text.parent().unwrap()).unwrap();
+    let seq = recorder.push(record(nth(2), noon(), None)).unwrap();
+    wait_written(&recorder, seq);
+    assert_eq!(recorder.trouble(), None);
+    assert_eq!(fs::read_to_string(&text).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_full_disk_is_told_waited_out_and_loses_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let _ = small_disk(dir.path(), "1m");
+    let path = dir.path().join("history.db");
+    let text = dir.path().join("history.log");
+    let recorder = Recorder::start(History::open(&path).unwrap(), Some(text.clone())).unwrap();
+    let seq = recorder.push(record(nth(0), noon(), None)).unwrap();
+    wait_written(&recorder, seq);
+
+    let filler = dir.path().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let mut last = Seq(0);
+    for n in 1..=500 {
+        last = recorder.push(record(nth(n), noon(), None)).unwrap();
+    }
+    wait_for("the trouble to be told", || {
+        recorder
+            .trouble()
+            .is_some_and(|trouble| trouble.starts_with("cannot write to "))
+    });
+    let trouble = recorder.trouble().unwrap();
+    assert!(
+        trouble.contains("free some space") || trouble.contains("disk I/O error"),
+        "{trouble}"
+    );
+    assert!(recorder.written() < last);
+
+    fs::remove_file(&filler).unwrap();
+    drop(file);
+    wait_written(&recorder, last);
+    wait_for("the trouble to be over", || {
+        recorder.push(record(nth(501), noon(), None)).unwrap();
+        recorder.trouble().is_none()
+    });
+    recorder.stop(Duration::from_secs(10)).unwrap();
+    let history = History::open(&path).unwrap();
+    assert_eq!(history.count_active(noon().wall).unwrap(), 502);
+    for line in fs::read_to_string(&text).unwrap().lines() {
+        assert!(
+            line.starts_with("1795348800 - ") && line.ends_with(" Blocked"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_stop_on_a_full_disk_keeps_to_its_deadline_and_says_what_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let _ = small_disk(dir.path(), "1m");
+    let path = dir.path().join("history.db");
+    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let mut file = fs::File::create(dir.path().join("filler")).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    for n in 0..500 {
+        recorder.push(record(nth(n), noon(), None)).unwrap();
+    }
+    wait_for("the trouble to be told", || recorder.trouble().is_some());
+    let begin = Instant::now();
+    let lost = recorder.stop(Duration::from_millis(500)).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(lost.records > 0);
+    assert!(
+        lost.to_string()
+            .contains(" records did not reach history: cannot write to "),
+        "{lost}"
+    );
+}
+
+#[test]
+fn the_queue_is_bounded_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let _ = small_disk(dir.path(), "1m");
+    let path = dir.path().join("history.db");
+    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let mut file = fs::File::create(dir.path().join("filler")).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let mut taken = 0;
+    let full = loop {
+        match recorder.push(record(nth(taken), noon(), None)) {
+            Ok(_) => taken += 1,
+            Err(full) => break full,
+        }
+    };
+    assert!((65_536..80_000).contains(&taken), "{taken}");
+    assert_eq!(
+        full.to_string(),
+        "history is behind: 65536 records wait for the disk"
+    );
+    let _ = recorder.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_file_moved_away_is_begun_anew() {
+    let (dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let seq = recorder.push(record(nth(1), noon(), None)).unwrap();
+    wait_written(&recorder, seq);
+    fs::rename(&path, dir.path().join("old.db")).unwrap();
+    let seq = recorder.push(record(nth(2), noon(), None)).unwrap();
+    wait_written(&recorder, seq);
+    assert_eq!(recorder.renewals(), 1);
+    recorder.stop(Duration::from_secs(10)).unwrap();
+    for (name, source) in [("history.db", nth(2)), ("old.db", nth(1))] {
+        let history = History::open(&dir.path().join(name)).unwrap();
+        let sources: Vec<_> = history
+            .of(None, 5)
+            .unwrap()
+            .iter()
+            .map(|row| row.source)
+            .collect();
+        assert_eq!(sources, [source], "{name}");
+    }
+}
