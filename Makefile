@@ -1,0 +1,33 @@
+# Needs Debian's packages and a Rust; `make setup` gets the first and says how to get the second.
+
+SHELL := /bin/sh
+PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export PATH
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo run test deny
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what building and testing need
+	@packaging/setup
+
+build: ## target/release/portsentry
+	@packaging/setup --build-only
+	cargo build --release --locked
+
+demo: build ## a scan, a ban and an unban in two network namespaces; leaves no trace on this host
+	tests/demo target/release/portsentry
+
+run: build ## run it on this host in the foreground, with config/portsentry.toml; ^C stops it
+	target/release/portsentry -c config/portsentry.toml run
+
+test: setup ## everything: format, lints, documentation, unit tests, tests in network namespaces (as root)
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	cargo test --locked
+
+deny: ## licences, sources and advisories of what we depend on (needs cargo-deny)
+	cargo deny check
