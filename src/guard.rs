@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::config::ignore::IgnoreList;
 use crate::config::{Config, HostFact, Watch};
 use crate::host::Facts;
@@ -116,7 +118,7 @@ impl Guard {
     /// Why `source` is never banned, if so: it is a friend, or a prefix that holds one.
     #[must_use]
     pub fn friend(&self, source: Source) -> Option<Friend> {
-        if is_special(source) {
+        if is_special(source) || self.is_broadcast(source) {
             return Some(Friend::Special);
         }
         if let Some(own) = self.own_within(source) {
@@ -125,6 +127,15 @@ impl Guard {
         self.ignored
             .overlapping(source.net())
             .map(|entry| Friend::Ignored(entry.to_string()))
+    }
+
+    /// Whether `source` is everybody on a link of ours. On a link of two there is no such address.
+    fn is_broadcast(&self, source: Source) -> bool {
+        let everybody =
+            |link: &IpNet| link.prefix_len() <= 30 && link.broadcast() == source.address();
+        source.address().is_ipv4()
+            && source.is_address()
+            && self.facts.on_link().iter().any(everybody)
     }
 
     fn own_within(&self, source: Source) -> Option<IpAddr> {
