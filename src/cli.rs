@@ -128,7 +128,10 @@ impl Cli {
                 spoilt: None,
             },
             Err(complaints) => Client {
-                config: Config::default(),
+                config: Config {
+                    control: config::control(&self.config),
+                    ..Config::default()
+                },
                 spoilt: Some(complaints),
             },
         }
@@ -138,7 +141,7 @@ impl Cli {
 /// The client's end of a command.
 struct Client {
     config: Config,
-    /// What is wrong with the configuration; then `config` is the default one, good enough to find the daemon by.
+    /// What is wrong with the configuration; then `config` is the default one but for where the daemon listens.
     spoilt: Option<Complaints>,
 }
 

@@ -38,6 +38,13 @@ pub fn load(path: &Path) -> Result<Config, Complaints> {
     native::load(path)
 }
 
+/// `[control]` of the configuration at `path`, as far as it can be read: what a command finds the daemon by when the
+/// configuration has been spoilt since the start.
+#[must_use]
+pub fn control(path: &Path) -> Control {
+    native::control(path)
+}
+
 /// Reads `text` as the whole configuration. `file` is the name by which complaints call it; it need not exist.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use super::complaint::{Complaint, Complaints, quoted, suggestion};
 use super::fit::misfits;
 use super::syntax::{Readable, utf8};
 use super::value::{Fault, Value};
-use super::{Config, cannot_read, keys, read_file};
+use super::{Config, Control, cannot_read, keys, read_file};
 
 /// A larger file is refused.
 const MAX_BYTES: u64 = 4 << 20;
@@ -33,12 +33,12 @@ pub(super) fn load(path: &Path) -> Result<Config, Complaints> {
         )
         .into());
     }
-    let mut draft = Draft::default();
-    draft.read(path);
-    for path in draft.drop_ins(path) {
-        draft.read(&path);
-    }
-    draft.finish()
+    Draft::of(path).finish()
+}
+
+/// `[control]` of the same files, whatever else is wrong with them.
+pub(super) fn control(path: &Path) -> Control {
+    Draft::of(path).config.control
 }
 
 /// Reads `text` as the whole configuration; `file` is what complaints cite.
@@ -62,6 +62,16 @@ struct Draft {
 }
 
 impl Draft {
+    /// The file at `path` and those in the directory `<path>.d`.
+    fn of(path: &Path) -> Self {
+        let mut draft = Self::default();
+        draft.read(path);
+        for path in draft.drop_ins(path) {
+            draft.read(&path);
+        }
+        draft
+    }
+
     fn read(&mut self, path: &Path) {
         let text = read_file(path, MAX_BYTES)
             .map_err(|error| Complaint::about(path, cannot_read(&error)))
