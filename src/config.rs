@@ -23,6 +23,7 @@ use ipnet::IpNet;
 pub use complaint::{Complaint, Complaints};
 
 use crate::policy::Unit;
+use crate::source::Source;
 
 /// Where the configuration is, unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portsentry/portsentry.toml";
@@ -348,6 +349,19 @@ impl Config {
         self.control = old.control.clone();
         self.daemon = old.daemon.clone();
         self
+    }
+}
+
+impl BanRules {
+    /// The widest ban that may stand for `source` by these rules.
+    #[must_use]
+    pub fn widest(&self, source: Source) -> Source {
+        let length = if source.address().is_ipv4() {
+            self.ipv4_prefix
+        } else {
+            self.ipv6_prefix
+        };
+        Source::prefix(source.address(), length.min(source.prefix_len()))
     }
 }
 

@@ -442,7 +442,7 @@ impl Engine {
             .collect();
         found.retain(|source| source.prefix_len() <= target.prefix_len());
         let mut failures = Vec::new();
-        for candidate in [target, self.guard.widest_source_of(target)] {
+        for candidate in [target, self.config.ban.widest(target)] {
             if found.contains(&candidate) {
                 continue;
             }

@@ -104,17 +104,6 @@ impl Guard {
         prefix
     }
 
-    /// The widest ban that may stand for `source`, whatever is near it now.
-    #[must_use]
-    pub fn widest_source_of(&self, source: Source) -> Source {
-        let length = if source.address().is_ipv4() {
-            self.ipv4_prefix
-        } else {
-            self.ipv6_prefix
-        };
-        Source::prefix(source.address(), length.min(source.prefix_len()))
-    }
-
     /// Why `source` is never banned, if so: it is a friend, or a prefix that holds one.
     #[must_use]
     pub fn friend(&self, source: Source) -> Option<Friend> {

@@ -1,5 +1,6 @@
 //! `portsentry unban`
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -62,12 +63,17 @@ impl Unban {
     /// What frees the address when the daemon cannot.
     fn by_hand(&self, client: &Client, error: &AskError) -> String {
         let table = &client.config.nftables.table;
-        let mut text = format!("{error}; this frees the address in the kernel without it:");
+        let mut text = format!(
+            "{error}; this frees the address in the kernel without it (an element that is not there is no matter):"
+        );
         if self.all {
             let _ = write!(text, "\n  nft delete table inet {table}");
         }
-        for source in &self.sources {
-            let (set, element) = nftables::place(*source);
+        let widest = |source: &Source| client.config.ban.widest(*source);
+        let covering = self.sources.iter().flat_map(|one| [*one, widest(one)]);
+        let covering: BTreeSet<Source> = covering.collect();
+        for source in covering {
+            let (set, element) = nftables::place(source);
             let _ = write!(
                 text,
                 "\n  nft delete element inet {table} {set} '{{ {element} }}'"
