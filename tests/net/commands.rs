@@ -1,0 +1,367 @@
+//! `ban` and `unban`, with and without a daemon.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::lab::{Daemon, Host, Pair, Routed, at, eventually};
+
+#[test]
+fn an_unban_lifts_the_ban_everywhere_and_for_good() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let mut daemon = Daemon::start(host, "");
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+
+    let said = daemon.ok(&["unban", Pair::STRANGER]);
+    assert!(
+        said.starts_with("10.77.0.2 unbanned (syn scan, 3 tcp ports, last 23; "),
+        "{said}"
+    );
+    assert!(said.ends_with(" were left)\n"), "{said}");
+    daemon.assert_nobody_is_banned();
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+    let history = daemon.ok(&["history"]);
+    assert!(
+        history.contains("unban") && history.contains("uid 0"),
+        "history knows who did it: {history}"
+    );
+
+    for end in [Daemon::stop, Daemon::kill9] {
+        end(&mut daemon);
+        daemon.restart();
+        daemon.assert_nobody_is_banned();
+    }
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+}
+
+#[test]
+fn who_is_unbanned_starts_afresh() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    stranger.knock(at(Pair::HOST), 21..=23);
+    daemon.element("banned4", Pair::STRANGER);
+    daemon.ok(&["unban", Pair::STRANGER]);
+    let hits = daemon.counter("hits");
+    stranger.knock(at(Pair::HOST), [24, 25]);
+    daemon.has_counted("hits", hits + 2);
+    daemon.assert_nobody_is_banned();
+    stranger.knock(at(Pair::HOST), [26]);
+    let element = daemon.element("banned4", Pair::STRANGER);
+    assert_eq!(
+        element.timeout,
+        Some(600),
+        "a ban that was a mistake does not make the next one longer"
+    );
+}
+
+#[test]
+fn an_unban_needs_no_daemon() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let mut daemon = Daemon::start(host, "");
+    daemon.ok(&[
+        "ban",
+        Pair::STRANGER,
+        "--for",
+        "1h",
+        "--reason",
+        "a mistake",
+    ]);
+    daemon.ok(&["ban", "203.0.113.7"]);
+    daemon.stop();
+    let said = daemon.ok(&["unban", Pair::STRANGER]);
+    assert!(
+        said.starts_with("10.77.0.2 unbanned (a mistake; "),
+        "{said}"
+    );
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+    daemon.restart();
+    assert_eq!(daemon.banned(), ["203.0.113.7"]);
+    assert_eq!(host.elements("banned4").len(), 1);
+}
+
+#[test]
+fn an_unban_needs_no_table() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7", "--for", "1h"]);
+    daemon.stop();
+    host.nft("delete table inet portsentry");
+    daemon.ok(&["unban", "203.0.113.7"]);
+    daemon.restart();
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn a_ban_needs_no_daemon() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let mut daemon = Daemon::new(host, "");
+    assert_eq!(
+        daemon.ok(&["ban", Pair::STRANGER, "--for", "1h"]),
+        "10.77.0.2 banned for 1h: by hand\n"
+    );
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+    let list = daemon.ok(&["list"]);
+    assert!(list.contains(Pair::STRANGER), "{list}");
+    daemon.restart();
+    assert_eq!(daemon.banned(), [Pair::STRANGER]);
+    assert_eq!(host.elements("banned4").len(), 1);
+}
+
+#[test]
+fn unban_all_lifts_all() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    assert_eq!(daemon.ok(&["unban", "--all"]), "nobody is banned\n");
+    for source in ["203.0.113.7", "2001:db8::7", "2001:db8:5::/64"] {
+        daemon.ok(&["ban", source]);
+    }
+    let said = daemon.ok(&["unban", "--all"]);
+    assert_eq!(said.lines().count(), 3, "{said}");
+    daemon.assert_nobody_is_banned();
+    daemon.ok(&["ban", "203.0.113.7"]);
+    daemon.stop();
+    daemon.ok(&["unban", "--all"]);
+    daemon.restart();
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn an_address_whose_prefix_is_banned_is_freed_with_it() {
+    let Routed { host, stranger, .. } = &Routed::new();
+    let _service = host.serve(at(Routed::HOST6), 80);
+    let daemon = Daemon::start(host, "");
+    stranger.nmap("-6 -sS", "21-23", Routed::HOST6);
+    daemon.element("banned6_64", Routed::STRANGER6_PREFIX);
+    let said = daemon.ok(&["unban", Routed::STRANGER6]);
+    assert!(
+        said.starts_with("2001:db8:1::/64 unbanned, which covers 2001:db8:1::2 (syn scan"),
+        "{said}"
+    );
+    assert!(stranger.reaches(at(Routed::HOST6), 80));
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn every_ban_that_covers_the_address_is_lifted() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    for alive in [true, false] {
+        daemon.ok(&["ban", "2001:db8::7"]);
+        daemon.ok(&["ban", "2001:db8::/64"]);
+        if !alive {
+            daemon.stop();
+        }
+        let said = daemon.ok(&["unban", "2001:db8::7"]);
+        assert!(
+            said.contains("2001:db8::7 unbanned (")
+                && said.contains("2001:db8::/64 unbanned, which covers"),
+            "{said}"
+        );
+        assert_eq!(host.elements("banned6"), []);
+        assert_eq!(host.elements("banned6_64"), []);
+    }
+}
+
+#[test]
+fn what_stands_in_the_kernel_alone_can_be_lifted() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    host.nft("add element inet portsentry banned4 { 203.0.113.9 }");
+    let said = daemon.ok(&["unban", "203.0.113.9"]);
+    assert_eq!(said, "203.0.113.9 unbanned (found in the kernel alone)\n");
+    assert_eq!(host.elements("banned4"), []);
+    daemon.stop();
+    host.nft("add element inet portsentry banned6_64 { 2001:db8:9:: }");
+    let said = daemon.ok(&["unban", "2001:db8:9::1"]);
+    assert!(said.starts_with("2001:db8:9::/64 unbanned"), "{said}");
+    assert_eq!(host.elements("banned6_64"), []);
+}
+
+#[test]
+fn an_address_that_is_not_banned_is_no_failure() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    for _ in 0..2 {
+        assert_eq!(
+            daemon.ok(&["unban", "203.0.113.7"]),
+            "203.0.113.7 is not banned\n"
+        );
+        if daemon.command(&["status"]).status == 0 {
+            daemon.stop();
+        }
+    }
+}
+
+#[test]
+fn nonsense_is_a_usage_error() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    for args in [
+        &["unban", "nonsense"] as &[&str],
+        &["unban", "203.0.113.256"],
+        &["unban"],
+        &["unban", "--all", "203.0.113.7"],
+        &["ban", "203.0.113.0/33"],
+        &["ban", "203.0.113.7", "--for", "soon"],
+        &["ban", "203.0.113.7", "--for", "0s"],
+    ] {
+        let said = daemon.command(args);
+        assert_eq!(
+            (said.status, said.out.as_str()),
+            (2, ""),
+            "{args:?}: {said:?}"
+        );
+        assert!(!said.err.is_empty());
+    }
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn a_ban_by_hand_lasts_as_long_as_it_was_asked_for() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    for (args, said, timeout) in [
+        (
+            &["ban", "203.0.113.7"] as &[&str],
+            "203.0.113.7 banned for 10m: by hand\n",
+            Some(600),
+        ),
+        (
+            &["ban", "203.0.113.7", "--for", "1h 30m"],
+            "203.0.113.7 banned for 1h 30m: by hand\n",
+            Some(5400),
+        ),
+        (
+            &["ban", "203.0.113.7", "--for", "ever"],
+            "203.0.113.7 banned for ever: by hand\n",
+            None,
+        ),
+        (
+            &[
+                "ban",
+                "203.0.113.7",
+                "--for",
+                "30d",
+                "--reason",
+                "a \"bad\" one",
+            ],
+            "203.0.113.7 banned for 30d: a ?bad? one\n",
+            Some(2_592_000),
+        ),
+    ] {
+        assert_eq!(daemon.ok(args), said);
+        assert_eq!(
+            host.element("banned4", "203.0.113.7").unwrap().timeout,
+            timeout,
+            "{args:?}"
+        );
+    }
+    assert_eq!(
+        daemon.banned(),
+        ["203.0.113.7"],
+        "each took the place of the one before"
+    );
+    assert_eq!(host.elements("banned4").len(), 1);
+}
+
+#[test]
+fn a_ban_that_runs_out_is_gone_everywhere() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", Pair::STRANGER, "--for", "2s"]);
+    eventually("it runs out", || daemon.banned().is_empty().then_some(()));
+    eventually("in the kernel too", || {
+        stranger.reaches(at(Pair::HOST), 80).then_some(())
+    });
+    assert_eq!(daemon.json("status")["intended"], 0);
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    assert_eq!(
+        daemon.ok(&["ban", "::ffff:203.0.113.7"]),
+        "203.0.113.7 banned for 10m: by hand\n"
+    );
+    assert!(host.element("banned4", "203.0.113.7").is_some());
+    daemon.ok(&["unban", "::ffff:203.0.113.7"]);
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn lists_and_history_read_well() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    assert_eq!(daemon.ok(&["list"]), "nobody is banned\n");
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    let list = daemon.ok(&["list"]);
+    let lines: Vec<&str> = list.lines().collect();
+    assert_eq!(lines.len(), 2, "{list}");
+    assert!(
+        lines[0].starts_with("SOURCE ") && lines[0].ends_with("REASON"),
+        "{list}"
+    );
+    assert!(
+        lines[1].starts_with("10.77.0.2 ") && lines[1].contains(" of 10m"),
+        "{list}"
+    );
+    assert!(
+        lines[1].ends_with("syn scan, 3 tcp ports, last 23"),
+        "{list}"
+    );
+    let status = daemon.json("status");
+    assert_eq!(
+        (&status["intended"], &status["enforced"]),
+        (&1.into(), &1.into()),
+        "{status}"
+    );
+    assert_eq!(status["state"], "enforcing");
+    assert_eq!(status["pid"], daemon.pid().as_raw());
+    assert_eq!(status["responders"], serde_json::json!(["nftables"]));
+    assert_eq!(status["capture"]["method"], "packet");
+    let history = daemon.ok(&["history", Pair::STRANGER]);
+    assert!(
+        history.contains("syn scan, 3 tcp ports, last 23"),
+        "{history}"
+    );
+    let text = std::fs::read_to_string(daemon.path("history.log")).unwrap();
+    assert!(
+        text.contains(Pair::STRANGER) && text.contains("Port: 23 TCP"),
+        "1.2's line: {text}"
+    );
+}
+
+#[test]
+fn a_daemon_that_hangs_does_not_keep_an_admin_locked_out() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "2001:db8::7"]);
+    daemon.ok(&["ban", "2001:db8::/64"]);
+    kill(daemon.pid(), Signal::SIGSTOP).unwrap();
+    let said = daemon.command(&["unban", "2001:db8::7"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(said.err.contains("does not answer within 2 s"), "{said:?}");
+    // What it says to type frees the address.
+    let lines = said
+        .err
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("nft delete element "));
+    let script = lines.collect::<Vec<_>>().join("; ");
+    let output = host.command("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+    assert_eq!(
+        (host.elements("banned6"), host.elements("banned6_64")),
+        (vec![], vec![])
+    );
+    kill(daemon.pid(), Signal::SIGCONT).unwrap();
+    eventually("it finds out when it goes on", || {
+        daemon.banned().is_empty().then_some(())
+    });
+}

@@ -1,0 +1,109 @@
+//! Traffic of others, and to everybody, is no probe of this host.
+
+use crate::lab::{Bridge, Daemon, Pair, Routed, at};
+
+#[test]
+fn a_router_bans_nobody_for_what_it_forwards() {
+    let Routed {
+        router,
+        stranger,
+        host,
+    } = &Routed::new();
+    let daemon = Daemon::start(router, "");
+    let _service = host.serve(at(Routed::HOST), 80);
+    for (scan, target) in [
+        ("-sS", Routed::HOST),
+        ("-sU", Routed::HOST),
+        ("-6 -sS", Routed::HOST6),
+        ("-6 -sU", Routed::HOST6),
+    ] {
+        stranger.nmap(scan, "21-40", target);
+    }
+    daemon.everything_is_judged(stranger, at(Routed::ROUTER), 25);
+    assert_eq!(
+        daemon.counter("hits"),
+        1,
+        "the one that followed, to the router's own address"
+    );
+    daemon.assert_nobody_is_banned();
+    assert!(stranger.reaches(at(Routed::HOST), 80));
+}
+
+#[test]
+fn a_router_bans_who_scans_the_router_itself() {
+    let Routed {
+        router,
+        stranger,
+        host,
+    } = &Routed::new();
+    let daemon = Daemon::start(router, "");
+    let _service = host.serve(at(Routed::HOST), 80);
+    stranger.nmap("-sS", "21-23", Routed::ROUTER);
+    daemon.element("banned4", Routed::STRANGER);
+    assert!(
+        !stranger.reaches(at(Routed::HOST), 80),
+        "the hosts behind it are guarded as well"
+    );
+}
+
+#[test]
+fn what_containers_send_and_receive_bans_nobody() {
+    let Bridge {
+        host,
+        container,
+        neighbour,
+        stranger,
+    } = &Bridge::new();
+    let daemon = Daemon::start(host, "");
+    container.nmap("-sS", "21-30", Bridge::STRANGER);
+    container.nmap("-sU", "21-30", Bridge::STRANGER);
+    container.nmap("-sS", "21-30", Bridge::NEIGHBOUR);
+    neighbour.nmap("-sS", "21-30", Bridge::CONTAINER);
+    stranger.nmap("-sS", "21-30", Bridge::CONTAINER);
+    daemon.everything_is_judged(container, at(Bridge::HOST), 25);
+    daemon.everything_is_judged(stranger, at(Pair::HOST), 25);
+    assert_eq!(daemon.counter("hits"), 2, "the two that followed");
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn a_container_that_scans_its_host_is_banned() {
+    let Bridge {
+        host, container, ..
+    } = &Bridge::new();
+    let daemon = Daemon::start(host, "");
+    container.nmap("-sS", "21-23", Bridge::HOST);
+    let element = daemon.element("banned4", Bridge::CONTAINER);
+    assert_eq!(
+        element.comment.as_deref(),
+        Some("syn scan, 3 tcp ports, last 23"),
+        "each packet counted once"
+    );
+}
+
+#[test]
+fn broadcast_and_multicast_never_count() {
+    let Pair { host, stranger } = &Pair::new();
+    // Two hits are enough: none may slip through.
+    let daemon = Daemon::start(host, "[detect]\ntrigger = 2\n[udp]\nexclude = []\n");
+    stranger.ip("route add default dev eth0");
+    for everybody in ["10.77.0.255", "255.255.255.255", "224.0.0.1", "224.0.0.251"] {
+        stranger.datagrams(at(everybody), [67, 68, 69, 137, 138, 520, 631]);
+    }
+    daemon.everything_is_judged(stranger, at(Pair::HOST), 25);
+    for everybody in ["ff02::1", "ff02::fb"] {
+        stranger.datagrams(at(everybody), [67, 68, 69, 137, 138, 520, 631]);
+    }
+    daemon.everything_is_judged(stranger, at(Pair::HOST6), 25);
+    assert_eq!(daemon.counter("hits"), 2, "the two that followed");
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn an_address_that_the_host_gets_later_is_its_own_at_once() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    host.ip("addr add 10.77.0.200/24 dev eth0");
+    stranger.nmap("-sS", "21-23", "10.77.0.200");
+    daemon.element("banned4", Pair::STRANGER);
+}

@@ -1,0 +1,37 @@
+//! The laboratory: hosts out of network namespaces, cables between them, and patience.
+
+mod daemon;
+mod host;
+mod packets;
+mod worlds;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use daemon::Daemon;
+pub(crate) use host::{Element, Host};
+pub(crate) use packets::{
+    DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, tcp_syn,
+};
+pub(crate) use worlds::{Bridge, Pair, Routed, at};
+
+/// How long anything may take before a test gives up. Far more than it takes: many tests share few processors.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives something.
+///
+/// # Panics
+/// When it does not within 30 seconds; then `what` says what was waited for.
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "waited {} s in vain: {what}",
+            PATIENCE.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,71 @@
+//! Packets that no ordinary program sends, byte by byte.
+
+use std::net::{Ipv6Addr, SocketAddrV6};
+
+use pnet::packet::tcp::{MutableTcpPacket, TcpFlags, ipv6_checksum};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::Host;
+
+/// IPv6's numbers for what follows a header.
+pub(crate) const TCP: u8 = 6;
+pub(crate) const FRAGMENT: u8 = 44;
+pub(crate) const NO_NEXT: u8 = 59;
+pub(crate) const DEST_OPTIONS: u8 = 60;
+
+/// Bytes in a TCP header without options.
+const TCP_HEADER: usize = 20;
+
+/// A TCP header with SYN alone, its checksum right.
+pub(crate) fn tcp_syn(source: &str, dest: &str, port: u16) -> Vec<u8> {
+    let mut bytes = vec![0; TCP_HEADER];
+    let mut tcp = MutableTcpPacket::new(&mut bytes).expect("there is room for a header");
+    tcp.set_source(40_000);
+    tcp.set_destination(port);
+    tcp.set_sequence(1);
+    tcp.set_data_offset(5);
+    tcp.set_flags(TcpFlags::SYN);
+    tcp.set_window(1024);
+    let checksum = ipv6_checksum(&tcp.to_immutable(), &address(source), &address(dest));
+    tcp.set_checksum(checksum);
+    bytes
+}
+
+/// A destination-options header of nothing but padding, before `payload` of the kind `next`.
+pub(crate) fn dest_options(next: u8, payload: &[u8]) -> Vec<u8> {
+    // The length counts units of 8 bytes beyond the first; PadN: type 1, 4 bytes of padding.
+    let mut bytes = vec![next, 0, 1, 4, 0, 0, 0, 0];
+    bytes.extend(payload);
+    bytes
+}
+
+/// A fragment header before `payload`, which begins `offset` bytes into a packet of the kind `next`.
+pub(crate) fn fragment(next: u8, id: u32, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+    assert_eq!(offset % 8, 0, "offsets count in units of 8 bytes");
+    let mut bytes = vec![next, 0];
+    bytes.extend((offset | u16::from(more)).to_be_bytes());
+    bytes.extend(id.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// Sends an IPv6 packet whose payload, of the kind `next`, is exactly this.
+pub(crate) fn send_ipv6(from: &Host, dest: &str, next: u8, payload: &[u8]) {
+    from.inside(|| {
+        let socket = Socket::new(
+            Domain::IPV6,
+            Type::RAW,
+            Some(Protocol::from(i32::from(next))),
+        )
+        .expect("root may");
+        let to = SockAddr::from(SocketAddrV6::new(address(dest), 0, 0, 0));
+        let sent = socket
+            .send_to(payload, &to)
+            .expect("the destination is on a cable of ours");
+        assert_eq!(sent, payload.len());
+    });
+}
+
+fn address(text: &str) -> Ipv6Addr {
+    text.parse().expect("the worlds' addresses are good")
+}

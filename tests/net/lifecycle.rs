@@ -1,0 +1,272 @@
+//! Starting, stopping, reloading, and refusing to start.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::lab::{Daemon, Host, Pair, at, eventually};
+
+#[test]
+fn a_second_daemon_says_who_holds_the_lock() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    let said = daemon.run_to_its_end();
+    assert_eq!(said.status, 1, "{said:?}");
+    let holder = format!("history.db.lock: pid {} (portsentry)", daemon.pid());
+    assert!(
+        said.err.contains("another portsentry holds ") && said.err.contains(&holder),
+        "{said:?}"
+    );
+    daemon.ok(&["status"]);
+}
+
+#[test]
+fn a_missing_capability_is_named_and_how_to_give_it() {
+    let host = &Host::new("host");
+    let daemon = Daemon::new(host, "");
+    for (dropped, named) in [
+        ("-net_raw", "CAP_NET_RAW is missing"),
+        ("-net_admin", "CAP_NET_ADMIN is missing"),
+        (
+            "-net_admin,-net_raw",
+            "CAP_NET_ADMIN and CAP_NET_RAW are missing",
+        ),
+    ] {
+        let said = daemon.run_through(
+            "setpriv",
+            &["--inh-caps", dropped, "--bounding-set", dropped],
+        );
+        assert_eq!(said.status, 1, "{said:?}");
+        assert!(said.err.contains(named), "{said:?}");
+        assert!(
+            said.err.contains("setcap cap_net_admin,cap_net_raw+ep"),
+            "{said:?}"
+        );
+    }
+    assert_eq!(host.nft("list ruleset"), "");
+}
+
+#[test]
+fn a_running_daemon_has_no_more_rights_than_it_needs() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    // CAP_NET_ADMIN is number 12, CAP_NET_RAW number 13.
+    for line in [
+        "CapPrm:\t0000000000003000",
+        "CapEff:\t0000000000003000",
+        "CapBnd:\t0000000000003000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    daemon.ok(&["ban", "203.0.113.7"]);
+    daemon.ok(&["reload"]);
+}
+
+/// A history that a daemon refuses: it says why, and how to move the file aside; the file and the kernel's bans stay.
+fn refused_history(spoil: impl FnOnce(&std::path::Path), why: &str) {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let mut daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", Pair::STRANGER]);
+    daemon.stop();
+    spoil(&daemon.history());
+    let bytes = || fs::read(daemon.history()).expect("the file is there");
+    let before = bytes();
+    let said = daemon.run_to_its_end();
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(said.err.contains(why), "{said:?}");
+    let history = daemon.history().display().to_string();
+    let remedy = said
+        .err
+        .lines()
+        .find_map(|line| line.split_once("to start with an empty one: "));
+    let (_, remedy) = remedy.unwrap_or_else(|| panic!("it says what to type: {said:?}"));
+    assert!(
+        remedy.starts_with(&format!("mv -- '{history}' ")),
+        "{remedy}"
+    );
+    assert!(bytes() == before, "the file is untouched");
+    assert!(
+        host.element("banned4", Pair::STRANGER).is_some(),
+        "the kernel's bans stand"
+    );
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+    // What it says to type helps: the next start adopts what the kernel holds.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", remedy]);
+    assert!(shell.status().expect("sh is there").success());
+    daemon.restart();
+    eventually("the kernel's ban is adopted", || {
+        (daemon.banned() == [Pair::STRANGER]).then_some(())
+    });
+}
+
+#[test]
+fn a_damaged_history_is_refused_and_left_as_it_is() {
+    refused_history(
+        |path| {
+            let mut bytes = fs::read(path).unwrap();
+            let half = bytes.len() / 2;
+            bytes.truncate(half);
+            bytes[100..half].fill(0xa5);
+            fs::write(path, bytes).unwrap();
+        },
+        "it is damaged",
+    );
+}
+
+#[test]
+fn a_file_that_is_no_history_is_refused_and_left_as_it_is() {
+    refused_history(
+        |path| fs::write(path, "my shopping list\n").unwrap(),
+        "it is not an SQLite file",
+    );
+}
+
+#[test]
+fn a_newer_history_is_refused_and_left_as_it_is() {
+    refused_history(
+        |path| {
+            let newer = rusqlite::Connection::open(path).unwrap();
+            newer
+                .execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE);")
+                .unwrap();
+        },
+        "a newer portsentry wrote it",
+    );
+}
+
+#[test]
+fn a_reload_puts_changes_into_force() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "[detect]\ntrigger = 64\n");
+    stranger.knock(at(Pair::HOST), 21..=24);
+    daemon.has_counted("hits", 4);
+    daemon.assert_nobody_is_banned();
+    daemon.configure("[detect]\ntrigger = 2\n[tcp]\nbelow = 3000\n");
+    assert_eq!(daemon.ok(&["reload"]), "the configuration was read again\n");
+    stranger.knock(at(Pair::HOST), [2001, 2002]);
+    let element = daemon.element("banned4", Pair::STRANGER);
+    assert_eq!(
+        element.comment.as_deref(),
+        Some("syn scan, 2 tcp ports, last 2002")
+    );
+}
+
+#[test]
+fn a_reload_names_what_waits_for_a_restart() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    daemon.configure("[capture]\nmethod = \"ip\"\n[ban]\nduration = \"1h\"\n");
+    let said = daemon.ok(&["reload"]);
+    assert!(
+        said.contains("these changes wait for a restart: capture.method"),
+        "{said}"
+    );
+    assert_eq!(daemon.json("status")["capture"]["method"], "packet");
+    assert_eq!(
+        daemon.ok(&["ban", "203.0.113.7"]),
+        "203.0.113.7 banned for 1h: by hand\n"
+    );
+}
+
+#[test]
+fn a_reload_of_mistakes_changes_nothing() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "[detect]\ntrigger = 2\n");
+    daemon.configure("[detect]\ntriger = 5\n[ban]\nduration = \"soon\"\n");
+    let said = daemon.command(&["reload"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    for words in [
+        "nothing has changed",
+        "test.toml:2:1",
+        "trigger",
+        "test.toml:4:",
+    ] {
+        assert!(said.err.contains(words), "{words}: {said:?}");
+    }
+    daemon.hang_up();
+    eventually("it complains in its log too", || {
+        daemon.log().contains("test.toml:2:1").then_some(())
+    });
+    // Commands still reach it, though its configuration is spoilt.
+    daemon.ok(&["status"]);
+    stranger.knock(at(Pair::HOST), [21, 22]);
+    daemon.element("banned4", Pair::STRANGER);
+}
+
+#[test]
+fn a_hang_up_reloads() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "192.0.2.7"]);
+    daemon.configure("[ignore]\naddresses = [\"192.0.2.0/24\"]\n");
+    daemon.hang_up();
+    eventually("who is ignored now is unbanned", || {
+        daemon.banned().is_empty().then_some(())
+    });
+    daemon.assert_nobody_is_banned();
+    assert!(
+        daemon
+            .log()
+            .contains("192.0.2.7 unbanned: it is ignored now"),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[test]
+fn a_stop_is_clean() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    assert!(daemon.stop().success());
+    assert!(!daemon.path("control.sock").exists(), "the socket is gone");
+    let said = daemon.command(&["status"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(
+        said.err.contains("no portsentry daemon is running"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn only_root_may_talk_to_the_daemon() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    fs::set_permissions(daemon.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let nobody = [
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "ncat",
+        "-U",
+    ];
+    let output = host
+        .command("setpriv")
+        .args(nobody)
+        .arg(daemon.path("control.sock"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+    assert!(
+        !output.status.success() && said.contains("permission denied"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_configuration_with_mistakes_stops_the_start() {
+    let host = &Host::new("host");
+    let daemon = Daemon::new(host, "[tcp]\nmod = \"advanced\"\n[detect]\ntrigger = 0\n");
+    let said = daemon.run_to_its_end();
+    assert_eq!(said.status, 78, "{said:?}");
+    assert!(
+        said.err.contains("test.toml:2:1") && said.err.contains("test.toml:4:"),
+        "all at once: {said:?}"
+    );
+    assert_eq!(host.nft("list ruleset"), "", "the firewall is as it was");
+    assert!(!daemon.history().exists());
+}

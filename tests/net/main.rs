@@ -1,0 +1,41 @@
+//! Tests on real packets: each builds a few hosts out of network namespaces, runs the real daemon on one of them and real
+//! scanners on others, and looks at what an admin or a stranger would see.
+//!
+//! They need root and the tools that `packaging/setup` installs, and say so where they lack them. Each test has namespaces
+//! and directories of its own, so that any number of them can run at a time; nothing of this host is touched.
+
+/// Hosts, cables, the daemon, and ways to send packets.
+mod lab;
+
+/// Scans lead to bans: every scan type, both ways to see packets.
+mod scans;
+
+/// What adds up to a scan, and what a scan leads to, as configured.
+mod detection;
+
+/// IPv6: extension headers, prefixes.
+mod ipv6;
+
+/// Probes that come in pieces.
+mod fragments;
+
+/// Traffic of others, and to everybody, is no probe of this host.
+mod forwarding;
+
+/// What somebody listens on is no trap.
+mod services;
+
+/// Who is never banned.
+mod friends;
+
+/// The table and its sets, as an admin reads them and as others change them.
+mod table;
+
+/// Stops, restarts and crashes: what stays, what comes back.
+mod restart;
+
+/// `ban` and `unban`, with and without a daemon.
+mod commands;
+
+/// Starting, stopping, reloading, and refusing to start.
+mod lifecycle;
