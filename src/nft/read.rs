@@ -1,5 +1,6 @@
 //! What stands in the kernel: our table and what is in it, the elements of a set, one of them.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::net::IpAddr;
 
@@ -11,6 +12,11 @@ use super::element::Element;
 use super::line::Line;
 use super::request::Request;
 use super::shape::{BanSet, ChainShape, MARK, Rule, SetShape, is_marked};
+
+/// How often a set is listed at most. The kernel remembers only how far it has come, by count: when its hash table
+/// grows or it collects expired elements meanwhile, some come twice and others not at all. So a list is done when
+/// another one brings nothing new.
+const PASSES: usize = 5;
 
 /// The table as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,20 +118,24 @@ impl Line {
             .find(|element| element.key == key && is_running(element)))
     }
 
-    /// All elements of a set but those that have run out; none if it or its table is not there. Takes a second for
+    /// All elements of a set but those that have run out; none if it or its table is not there. Takes seconds for
     /// 200,000, and far more than five times that for five times as many: never to answer a question.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn list(&mut self, table: &TableName, set: BanSet) -> Result<Vec<Element>, Errno> {
         let request = Request::elements(table.as_c_str(), set);
-        let found = self.ask(&request, decode::elements);
-        Ok(absent_is_none(found)?
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(is_running)
-            .collect())
+        let mut all = HashMap::new();
+        for _ in 0..PASSES {
+            let before = all.len();
+            let found = absent_is_none(self.ask(&request, decode::elements))?;
+            let running = found.into_iter().flatten().flatten().filter(is_running);
+            all.extend(running.map(|element| (element.key, element)));
+            if all.len() == before {
+                break;
+            }
+        }
+        Ok(all.into_values().collect())
     }
 
     fn table(&mut self, table: &TableName) -> Result<Option<decode::TableRead>, Errno> {

@@ -662,6 +662,23 @@ fn twenty_thousand_are_replayed_over_what_is_there() {
 }
 
 #[test]
+fn a_list_made_while_the_kernel_moves_the_set_about_names_each_once() {
+    for _ in 0..5 {
+        // The first deletion, which is part of every ban, has the kernel shrink the set's hash table.
+        let mut nftables = prepared();
+        let now = Now::read();
+        for count in [2, 200, 2000] {
+            nftables.ban(&refs(&many(count, now)), now).unwrap();
+            let mut held: Vec<Source> = held_by(&nftables).iter().map(|h| h.source).collect();
+            held.sort();
+            held.dedup();
+            assert_eq!(held.len(), usize::try_from(count).unwrap());
+            assert_eq!(held_by(&nftables).len(), held.len());
+        }
+    }
+}
+
+#[test]
 fn unbanning_whom_nobody_banned_is_no_error() {
     let mut nftables = prepared();
     let now = Now::read();
