@@ -31,7 +31,7 @@ pub struct Scan {
 pub struct Detector {
     rules: Rules,
     key: RandomState,
-    buckets: Box<[Option<Bucket>]>,
+    buckets: Box<[Option<Box<Bucket>>]>,
     evicted: u64,
 }
 
@@ -94,7 +94,7 @@ impl Detector {
     pub fn observe(&mut self, source: Source, probe: &Probe, now: Mono) -> Option<Scan> {
         let rules = &self.rules;
         let bucket = self.buckets[index(&self.key, source)]
-            .get_or_insert_with(|| Bucket::new(rules.trigger));
+            .get_or_insert_with(|| Box::new(Bucket::new(rules.trigger)));
         let way = bucket.way_of(source).unwrap_or_else(|| {
             let way = bucket.way_to_fill(rules.trigger);
             self.evicted += u64::from(bucket.slots[way].source.is_some());

@@ -84,6 +84,19 @@ impl<'a> Daemon<'a> {
 
     /// Starts it, after it was stopped or killed, and waits until it is ready.
     pub(crate) fn restart(&mut self) {
+        self.spawn();
+        eventually("the daemon gets ready", || {
+            let child = self.child.as_mut().expect("it was started above");
+            if let Some(status) = child.try_wait().expect("it is our child") {
+                self.child = None;
+                panic!("the daemon ended at its start, {status}:\n{}", self.log());
+            }
+            (self.command(&["status"]).status == 0).then_some(())
+        });
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options()
             .create(true)
@@ -93,14 +106,6 @@ impl<'a> Daemon<'a> {
         let mut command = self.program();
         command.arg("run").stderr(log);
         self.child = Some(command.spawn().expect("ip is there"));
-        eventually("the daemon gets ready", || {
-            let child = self.child.as_mut().expect("it was started above");
-            if let Some(status) = child.try_wait().expect("it is our child") {
-                self.child = None;
-                panic!("the daemon ended at its start, {status}:\n{}", self.log());
-            }
-            (self.command(&["status"]).status == 0).then_some(())
-        });
     }
 
     /// Runs it in the foreground when it is not expected to stay.
