@@ -1,8 +1,10 @@
 //! The local socket that commands talk to: requests, replies, their framing and limits, and the client's end.
 //!
-//! A request is one line of JSON. A reply is any number of lines of JSON, ended by a result line.
+//! A request is one line of JSON. A reply is any number of lines of JSON, ended by a result line. A daemon that will be long
+//! about it says so first, with [`Line::Wait`].
 //! What a request means is the daemon's business.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,6 +20,9 @@ pub use server::{Client, Server, Step};
 
 /// Bytes a request may have.
 pub const MAX_REQUEST: usize = 1 << 20;
+
+/// How long each further line may take once the daemon has said that it is at it.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command asks of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +66,9 @@ pub enum Line {
     Lifted(Lifted),
     /// To `reload`.
     Reloaded(Reloaded),
+    /// To any, before what it was asked for: the daemon is at it, and this may take long. Further lines may take
+    /// [`LONG_PATIENCE`] each.
+    Wait,
     /// The last line: it was done.
     Done,
     /// The last line: it was not done, or not all of it, and why.
@@ -120,7 +128,7 @@ pub struct CaptureStatus {
     /// Packets that the kernel dropped because we were too slow.
     pub dropped: u64,
     /// Packets that were no probes, by why.
-    pub skipped: Vec<(String, u64)>,
+    pub skipped: BTreeMap<String, u64>,
 }
 
 /// A running ban.
@@ -172,22 +180,26 @@ pub enum AskError {
     /// The daemon does not answer.
     #[error("the daemon does not answer within {} s", .0.as_secs())]
     Hung(Duration),
-    /// Anything else.
+    /// The socket fails otherwise.
     #[error("cannot talk to the daemon: {0}")]
     Io(#[from] io::Error),
+    /// The answer is fine, but could not be written where it was to go.
+    #[error("cannot write the daemon's answer: {0}")]
+    Output(#[source] io::Error),
     /// It answered something else.
     #[error("the daemon's answer makes no sense: {0}")]
     Garbled(#[from] serde_json::Error),
 }
 
-/// Asks the daemon, and hands each line of its answer to `each` as it comes, the result line included.
+/// Asks the daemon, and hands each line of its answer to `each` as it comes, the result line included, [`Line::Wait`] not.
 ///
 /// # Errors
-/// There is no daemon, or it does not answer within `patience` a line.
+/// There is no daemon, or it does not answer within `patience` a line ([`LONG_PATIENCE`] once it has asked to wait). An
+/// error of `each` is [`AskError::Output`].
 pub fn ask(
     socket: &Path,
     request: &Request,
-    patience: Duration,
+    mut patience: Duration,
     mut each: impl FnMut(Line) -> io::Result<()>,
 ) -> Result<(), AskError> {
     let name = || socket.display().to_string();
@@ -198,28 +210,100 @@ pub fn ask(
     })?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    let slow = |error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Hung(patience),
-        _ => AskError::Io(error),
-    };
     let mut text = serde_json::to_vec(request)?;
     text.push(b'\n');
-    stream.write_all(&text).map_err(slow)?;
+    stream.write_all(&text).map_err(slow(patience))?;
     let mut reader = BufReader::new(stream);
     let mut text = String::new();
     loop {
         text.clear();
-        if reader.read_line(&mut text).map_err(slow)? == 0 {
+        if reader.read_line(&mut text).map_err(slow(patience))? == 0 {
             return Err(AskError::Io(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "it hung up in the middle of its answer",
             )));
         }
         let line: Line = serde_json::from_str(&text)?;
+        if matches!(line, Line::Wait) {
+            patience = patience.max(LONG_PATIENCE);
+            reader.get_ref().set_read_timeout(Some(patience))?;
+            continue;
+        }
         let is_last = matches!(line, Line::Done | Line::Failed(_));
-        each(line)?;
+        each(line).map_err(AskError::Output)?;
         if is_last {
             return Ok(());
         }
+    }
+}
+
+/// What an error of the socket means to who would wait no longer than `patience`.
+fn slow(patience: Duration) -> impl Fn(io::Error) -> AskError {
+    move |error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Hung(patience),
+        _ => AskError::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    /// Asks a daemon that answers `lines`, each after a while, and then hangs up.
+    fn ask_one_who_answers(
+        lines: &'static [(Duration, &'static str)],
+        each: impl FnMut(Line) -> io::Result<()>,
+    ) -> Result<(), AskError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).unwrap();
+            for (after, line) in lines {
+                thread::sleep(*after);
+                // The client may have gone.
+                let _ = stream.write_all(format!("{line}\n").as_bytes());
+            }
+        });
+        let result = ask(&path, &Request::List, PATIENCE, each);
+        daemon.join().unwrap();
+        result
+    }
+
+    const AT_ONCE: Duration = Duration::ZERO;
+    const LATE: Duration = Duration::from_millis(400);
+
+    #[test]
+    fn who_is_asked_to_wait_waits() {
+        let mut seen = Vec::new();
+        ask_one_who_answers(&[(AT_ONCE, "\"wait\""), (LATE, "\"done\"")], |line| {
+            seen.push(line);
+            Ok(())
+        })
+        .unwrap();
+        assert!(matches!(seen.as_slice(), [Line::Done]), "{seen:?}");
+    }
+
+    #[test]
+    fn who_is_not_asked_to_wait_does_not() {
+        let error = ask_one_who_answers(&[(LATE, "\"done\"")], |_| Ok(())).unwrap_err();
+        assert!(matches!(error, AskError::Hung(PATIENCE)), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_goes_away_is_told_from_an_output_that_does() {
+        let gone = ask_one_who_answers(&[], |_| Ok(())).unwrap_err();
+        assert!(matches!(gone, AskError::Io(_)), "{gone}");
+        let full = ask_one_who_answers(&[(AT_ONCE, "\"done\"")], |_| {
+            Err(io::ErrorKind::BrokenPipe.into())
+        })
+        .unwrap_err();
+        assert!(matches!(full, AskError::Output(_)), "{full}");
     }
 }

@@ -12,31 +12,33 @@ use crate::log::span;
 pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
     let mut failure = None;
     super::print(|out| {
-        let mut table = Table::begin(out, output)?;
+        let mut table = Table::new(out, output);
         match client.ask(&Request::List, |line| match line {
             Line::Listed(listed) => table.row(&listed),
             _ => Ok(()),
         }) {
-            Ok(Asked::Done) => {}
+            Ok(Asked::Done) => return table.end(),
             Ok(Asked::Failed(why)) => failure = Some(Failure::from(why)),
             Ok(Asked::NoDaemon(_)) => match client.good_config().and_then(offline::running) {
                 Ok(bans) => {
                     say(
-                        "no daemon is running: these bans stand in history, the kernel lets them run out by itself",
+                        "no daemon is running: history says that these still run; whether the kernel holds them was not looked at",
                     );
                     bans.iter().try_for_each(|listed| table.row(listed))?;
+                    return table.end();
                 }
                 Err(error) => failure = Some(error),
             },
-            Err(AskError::Io(error)) => return Err(error),
+            Err(AskError::Output(error)) => return Err(error),
             Err(error) => failure = Some(Failure::from(error)),
         }
-        table.end()
+        // A list that broke off is not ended, so that it is not taken for whole.
+        Ok(())
     })?;
     failure.map_or(Ok(()), Err)
 }
 
-/// The rows of a list, as text or as one JSON array.
+/// The rows of a list, as text or as one JSON array. Nothing is written before the first row or the end.
 struct Table<'a> {
     out: &'a mut dyn Write,
     json: bool,
@@ -45,16 +47,13 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn begin(out: &'a mut dyn Write, output: Output) -> io::Result<Self> {
-        if output.json {
-            write!(out, "[")?;
-        }
-        Ok(Self {
+    fn new(out: &'a mut dyn Write, output: Output) -> Self {
+        Self {
             out,
             json: output.json,
             rows: 0,
             now: Now::read(),
-        })
+        }
     }
 
     fn row(&mut self, listed: &Listed) -> io::Result<()> {
@@ -63,7 +62,7 @@ impl<'a> Table<'a> {
             write!(
                 self.out,
                 "{}",
-                if self.rows == 1 { "\n  " } else { ",\n  " }
+                if self.rows == 1 { "[\n  " } else { ",\n  " }
             )?;
             return Ok(serde_json::to_writer(&mut *self.out, listed)?);
         }
@@ -90,7 +89,7 @@ impl<'a> Table<'a> {
 
     fn end(self) -> io::Result<()> {
         match (self.json, self.rows) {
-            (true, 0) => writeln!(self.out, "]"),
+            (true, 0) => writeln!(self.out, "[]"),
             (true, _) => writeln!(self.out, "\n]"),
             (false, 0) => writeln!(self.out, "nobody is banned"),
             (false, _) => Ok(()),
