@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,18 @@ use nix::unistd::geteuid;
 
 use super::{Line, MAX_REQUEST, Request};
 
-/// The listening socket. Its file is removed on drop.
+/// The listening socket. Its file is removed on drop, if it still is ours.
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    file: Identity,
+}
+
+/// What tells a file from others that may come to stand in its place.
+#[derive(PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
 }
 
 /// Somebody who asks: one request, one reply.
@@ -48,21 +57,12 @@ impl Server {
     /// Listens on `path`, for root alone. A socket file that nobody answers on is taken over.
     ///
     /// # Errors
-    /// Somebody answers there, or the directory or the socket cannot be made.
+    /// Somebody answers there, something else than a socket is in the way, or the directory or the socket cannot be made.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another daemon answers there",
-            ));
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        make_way(path)?;
         let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
         let listener = UnixListener::bind(path);
         umask(before);
@@ -71,6 +71,7 @@ impl Server {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            file: Identity::of(path)?,
         })
     }
 
@@ -108,10 +109,47 @@ impl AsFd for Server {
     }
 }
 
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// Removes a socket that a daemon left behind.
+fn make_way(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "what is there is no socket; move it away, or set control.socket to another path",
+            ));
+        }
+        Ok(_) => {}
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another daemon answers there",
+        ));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = fs::remove_file(&self.path);
+        if Identity::of(&self.path).is_ok_and(|now| now == self.file) {
+            // Already gone is as good.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -180,5 +218,49 @@ impl Client {
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_socket_left_behind_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let server = Server::bind(&path).unwrap();
+        let second = Server::bind(&path).map(|_| ()).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(server);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link] = ["letter", "link"].map(|name| dir.path().join(name));
+        fs::write(&file, "dear diary").unwrap();
+        symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            let error = Server::bind(path).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("set control.socket"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&link).unwrap(), "dear diary");
+    }
+
+    #[test]
+    fn a_file_that_took_our_sockets_place_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let server = Server::bind(&path).unwrap();
+        let other = UnixListener::bind(dir.path().join("other")).unwrap();
+        fs::rename(dir.path().join("other"), &path).unwrap();
+        drop(server);
+        assert!(path.exists());
+        drop(other);
     }
 }

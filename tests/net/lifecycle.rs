@@ -270,3 +270,19 @@ fn a_configuration_with_mistakes_stops_the_start() {
     assert_eq!(host.nft("list ruleset"), "", "the firewall is as it was");
     assert!(!daemon.history().exists());
 }
+
+#[test]
+fn a_file_where_the_socket_should_be_stops_the_start_and_stays() {
+    let host = &Host::new("host");
+    let daemon = Daemon::new(host, "");
+    let socket = daemon.path("control.sock");
+    fs::write(&socket, "dear diary").unwrap();
+    let said = daemon.run_to_its_end();
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(
+        said.err
+            .contains(&format!("{}: what is there is no socket", socket.display())),
+        "{said:?}"
+    );
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "dear diary");
+}
