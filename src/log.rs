@@ -1,7 +1,10 @@
 //! The words for operators: what is logged and replied is worded here, and where it goes is set up here.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
@@ -15,8 +18,7 @@ use crate::source::Source;
 /// Sends the log to the journal where standard error is connected to it, else to standard error.
 /// Called once, by the daemon.
 pub fn start() {
-    let to_journal = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
-    let journal = to_journal
+    let journal = stderr_is_journal()
         .then(tracing_journald::layer)
         .and_then(Result::ok);
     let text = journal.is_none().then(|| {
@@ -32,6 +34,24 @@ pub fn start() {
         .with(text);
     // Only a second call could fail, and then the first one's log is the one to keep.
     let _ = registry.try_init();
+}
+
+/// Whether standard error is the stream that systemd connected to the journal: a program that inherited the variable and
+/// redirected its output elsewhere wants it there.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let stderr = io::stderr().as_fd().try_clone_to_owned();
+    let metadata = stderr.and_then(|fd| File::from(fd).metadata());
+    metadata.is_ok_and(|it| is_stream(&stream, it.dev(), it.ino()))
+}
+
+/// Whether `stream`, `device:inode` in decimal, names this file.
+fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    stream
+        .split_once(':')
+        .is_some_and(|(dev, ino)| dev.parse() == Ok(device) && ino.parse() == Ok(inode))
 }
 
 /// The local time to the millisecond.
@@ -94,6 +114,14 @@ pub fn span(length: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_journal_is_told_by_device_and_inode() {
+        assert!(is_stream("9:4711", 9, 4711));
+        for other in ["9:4712", "8:4711", "9", "", ":", "9:4711:1", "x:4711"] {
+            assert!(!is_stream(other, 9, 4711), "{other}");
+        }
+    }
 
     #[test]
     fn spans_are_short() {
