@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// An address, or a prefix with its host bits cleared. Written without `/32` or `/128` where it is one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +21,7 @@ impl Source {
     /// The prefix of `length` bits that `address` lies in; the address alone for a length beyond its bits.
     #[must_use]
     pub fn prefix(address: IpAddr, length: u8) -> Self {
-        IpNet::new(address, length).map_or_else(|_| Self::from(address), |net| Self(net.trunc()))
+        IpNet::new(address, length).map_or_else(|_| Self::from(address), Self::from)
     }
 
     /// The address, where this is a single one; otherwise the first of the prefix.
@@ -62,9 +62,10 @@ impl From<IpAddr> for Source {
     }
 }
 
+/// So is a prefix of such addresses: `::ffff:192.0.2.0/120` is `192.0.2.0/24`.
 impl From<IpNet> for Source {
     fn from(net: IpNet) -> Self {
-        Self(net.trunc())
+        Self(unmapped(net.trunc()))
     }
 }
 
@@ -89,6 +90,19 @@ impl fmt::Display for Source {
     }
 }
 
+/// `::ffff:192.0.2.0/120` as `192.0.2.0/24`: packets of these carry the IPv4 address. Shorter than 96 bits it is no such.
+#[must_use]
+pub fn unmapped(net: IpNet) -> IpNet {
+    let IpNet::V6(net6) = net else { return net };
+    let Some(address) = net6.addr().to_ipv4_mapped() else {
+        return net;
+    };
+    net6.prefix_len()
+        .checked_sub(96)
+        .and_then(|length| Ipv4Net::new(address, length).ok())
+        .map_or(net, IpNet::V4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +114,10 @@ mod tests {
             ("192.0.2.7/32", "192.0.2.7"),
             ("192.0.2.7/24", "192.0.2.0/24"),
             ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7/128", "192.0.2.7"),
+            ("::ffff:192.0.2.7/120", "192.0.2.0/24"),
+            ("::ffff:192.0.2.7/96", "0.0.0.0/0"),
+            ("::ffff:192.0.2.7/95", "::fffe:0:0/95"),
             ("2001:db8::5", "2001:db8::5"),
             ("2001:db8::5/64", "2001:db8::/64"),
         ] {

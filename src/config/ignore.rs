@@ -9,10 +9,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::complaint::{Complaint, Complaints, printable, quoted};
 use super::{Ignore, IgnoreFile};
+use crate::source::unmapped;
 
 /// Who is never banned by the admin's word. Answers for one address in at most 33 look-ups, 129 for IPv6,
 /// one for each length of prefix that occurs.
@@ -221,18 +222,6 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, String> {
         ));
     }
     Ok(net)
-}
-
-/// `::ffff:192.0.2.0/120` as `192.0.2.0/24`: packets of these carry the IPv4 address.
-fn unmapped(net: IpNet) -> IpNet {
-    let IpNet::V6(net6) = net else { return net };
-    let Some(address) = net6.addr().to_ipv4_mapped() else {
-        return net;
-    };
-    net6.prefix_len()
-        .checked_sub(96)
-        .and_then(|length| Ipv4Net::new(address, length).ok())
-        .map_or(net, IpNet::V4)
 }
 
 /// What `text` is instead of a prefix, and what to write.
