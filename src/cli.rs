@@ -11,7 +11,6 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Complaints, Config};
 use crate::control::{self, AskError, Line, Request};
-use crate::source::Source;
 use crate::{daemon, log};
 
 mod ban;
@@ -213,12 +212,6 @@ fn reload(client: &Client) -> Result<(), Failure> {
         Asked::Failed(why) => Err(Failure::from(format!("nothing has changed:\n{why}"))),
         Asked::NoDaemon(why) => Err(Failure::from(why)),
     }
-}
-
-/// An address or prefix as typed; nonsense ends in a usage error.
-fn parse_source(text: &str) -> Result<Source, String> {
-    text.parse()
-        .map_err(|error: crate::source::NotASource| error.to_string())
 }
 
 /// Writes to standard output; a reader that has had enough (`| head`) is no failure.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Asked, Client, Failure, offline, parse_source, print};
+use super::{Asked, Client, Failure, offline, print};
 use crate::control::{Line, Listed, Request};
 use crate::log::span;
 use crate::source::Source;
@@ -12,7 +12,6 @@ use crate::source::Source;
 #[derive(Args)]
 pub(super) struct Ban {
     /// An address, or a prefix such as 2001:db8::/64
-    #[arg(value_parser = parse_source)]
     source: Source,
     /// How long: 2h, 30d, "1h 30m", or ever [default: ban.duration]
     #[arg(long = "for", value_name = "TIME", value_parser = parse_length)]
@@ -21,6 +20,9 @@ pub(super) struct Ban {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
+
+/// Longer is for ever, and must be said so.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 /// How long a ban is to last.
 #[derive(Clone, Copy)]
@@ -77,10 +79,58 @@ fn parse_length(text: &str) -> Result<Length, String> {
     if text == "ever" {
         return Ok(Length::Ever);
     }
+    if text.contains('M') {
+        return Err(
+            "M could be minutes or months; write m or min for minutes, months for months"
+                .to_owned(),
+        );
+    }
     let length = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it as 2h, 30d, \"1h 30m\" or ever"))?;
     if length < Duration::from_secs(1) {
         return Err("a ban lasts at least a second".to_owned());
     }
+    if length > LONGEST {
+        return Err("that is longer than 10 years; write ever".to_owned());
+    }
     Ok(Length::For(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_read_or_refused_with_what_to_write() {
+        let read = |text: &str| match parse_length(text) {
+            Ok(Length::Ever) => Ok(None),
+            Ok(Length::For(length)) => Ok(Some(length.as_secs())),
+            Err(why) => Err(why),
+        };
+        for (text, seconds) in [
+            ("ever", None),
+            ("1s", Some(1)),
+            ("5m", Some(300)),
+            ("1h 30m", Some(5400)),
+            ("30d", Some(2_592_000)),
+            ("10years", Some(315_576_000)),
+        ] {
+            assert_eq!(read(text), Ok(seconds), "{text}");
+        }
+        for (text, remedy) in [
+            ("0s", "at least a second"),
+            ("999ms", "at least a second"),
+            ("5M", "write m or min for minutes"),
+            ("11years", "write ever"),
+            ("99999999999y", "write ever"),
+            ("99999999999999999999999y", "or ever"),
+            ("5 apples", "or ever"),
+            ("5", "or ever"),
+            ("", "or ever"),
+            ("-1h", "or ever"),
+        ] {
+            let why = read(text).unwrap_err();
+            assert!(why.contains(remedy), "{text}: {why}");
+        }
+    }
 }

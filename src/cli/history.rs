@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Failure, parse_source, print};
+use super::{Failure, print};
 use crate::clock::{Now, Wall};
 use crate::config::Config;
 use crate::history::{History as Store, Response, Row};
@@ -17,7 +17,6 @@ use crate::source::Source;
 #[derive(Args)]
 pub(super) struct History {
     /// Only what covers this address
-    #[arg(value_parser = parse_source)]
     address: Option<Source>,
     /// Show at most this many, the newest
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
@@ -58,9 +57,10 @@ impl History {
                 writeln!(out)
             });
         }
-        print(|out| match rows.as_slice() {
-            [] => writeln!(out, "nothing has happened yet"),
-            rows => rows.iter().try_for_each(|row| write_row(out, row, now)),
+        print(|out| match (rows.as_slice(), self.address) {
+            ([], None) => writeln!(out, "nothing has happened yet"),
+            ([], Some(address)) => writeln!(out, "nothing is known of {address}"),
+            (rows, _) => rows.iter().try_for_each(|row| write_row(out, row, now)),
         })
     }
 }

@@ -1,13 +1,13 @@
 //! Commands without a daemon: the same engine, opened for one request, under the same lock.
 
-use super::Failure;
+use super::{Failure, PATIENCE};
 use crate::clock::Now;
 use crate::command::{self, Outcome};
 use crate::config::{self, Config};
-use crate::control::{Lifted, Line, Listed, Request};
+use crate::control::{self, AskError, Lifted, Line, Listed, Request};
 use crate::engine::Engine;
 use crate::guard::Guard;
-use crate::history::lock::LockError;
+use crate::history::lock::{self, LockError};
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock};
 use crate::host::Host;
@@ -118,6 +118,12 @@ fn all_active(history: &History, now: Now) -> Result<Vec<Ban>, history::Error> {
 /// Takes down what the responders made. A running daemon would put it back, so there must be none.
 pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> {
     privilege::require()?;
+    // The lock belongs to the history file: a daemon that was started with another one does not hold it.
+    if let Some(daemon) = daemon(config)? {
+        return Err(Failure::from(format!(
+            "{daemon} is running and would put everything back; stop it first"
+        )));
+    }
     let _lock = StateLock::acquire(&config.history.file)?;
     if clockless {
         return Ok(());
@@ -138,6 +144,33 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
             .collect::<Vec<_>>()
             .join("\n"),
     ))
+}
+
+/// The daemon that answers on the control socket, in words; `None`: nobody does.
+fn daemon(config: &Config) -> Result<Option<String>, Failure> {
+    let mut daemon = "a daemon".to_owned();
+    let asked = control::ask(&config.control.socket, &Request::Status, PATIENCE, |line| {
+        if let Line::Status(status) = line {
+            daemon = format!("a daemon, pid {},", status.pid);
+        }
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(Some(daemon)),
+        Err(AskError::NoDaemon(_)) => Ok(None),
+        Err(error @ AskError::Hung(_)) => Err(Failure::from(format!(
+            "{error}, and would put everything back; stop it first{}",
+            kill(config)
+        ))),
+        Err(error) => Err(Failure::from(error)),
+    }
+}
+
+/// What ends who holds the state lock, in brackets; empty where nobody is known to.
+pub(super) fn kill(config: &Config) -> String {
+    let holder = lock::holder(&config.history.file).ok().flatten();
+    let pid = holder.and_then(|holder| holder.pid);
+    pid.map_or_else(String::new, |pid| format!(" (kill -9 {pid})"))
 }
 
 impl From<history::Error> for Failure {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Asked, Client, Failure, ago, offline, parse_source, print};
+use super::{Asked, Client, Failure, ago, offline, print};
 use crate::clock::Now;
 use crate::control::{AskError, Lifted, Line, Request};
 use crate::log::span;
@@ -16,7 +16,7 @@ use crate::source::Source;
 #[derive(Args)]
 pub(super) struct Unban {
     /// Addresses or prefixes
-    #[arg(value_parser = parse_source, required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
     sources: Vec<Source>,
     /// Lift every ban
     #[arg(long)]
@@ -41,31 +41,45 @@ impl Unban {
         });
         let failed = match asked {
             Ok(Asked::Done) => None,
-            Ok(Asked::Failed(why)) => Some(why),
-            Ok(Asked::NoDaemon(_)) => offline::unban(client.good_config()?, &request, &mut lifted)?,
+            Ok(Asked::Failed(why)) => Some(Failure::from(why)),
+            Ok(Asked::NoDaemon(_)) => client
+                .good_config()
+                .and_then(|config| offline::unban(config, &request, &mut lifted))
+                .map_or_else(Some, |failed| failed.map(Failure::from)),
+            // Who may not talk to the daemon may not change the kernel either.
+            Err(error @ AskError::NotAllowed(_)) => return Err(Failure::from(error)),
             Err(error @ AskError::Hung(_)) => {
-                return Err(Failure::from(self.by_hand(client, &error)));
+                Some(Failure::from(format!("{error}; {}", stop_first(client))))
             }
-            Err(error) => return Err(Failure::from(error)),
+            Err(error) => Some(Failure::from(error)),
         };
         let now = Now::read();
         print(|out| {
-            if self.all && lifted.is_empty() {
-                writeln!(out, "nobody is banned")?;
+            if self.all && lifted.is_empty() && failed.is_none() {
+                writeln!(out, "nobody was banned")?;
             }
             lifted
                 .iter()
                 .try_for_each(|one| writeln!(out, "{}", sentence(one, now)))
         })?;
-        failed.map_or(Ok(()), |why| Err(Failure::from(why)))
+        match failed {
+            None => Ok(()),
+            Some(Failure { message, status }) => Err(Failure {
+                message: format!("{message}\n{}", self.by_hand(client)),
+                status,
+            }),
+        }
     }
 
-    /// What frees the address when the daemon cannot.
-    fn by_hand(&self, client: &Client, error: &AskError) -> String {
+    /// What frees the address when we cannot.
+    fn by_hand(&self, client: &Client) -> String {
         let table = &client.config.nftables.table;
-        let mut text = format!(
-            "{error}; this frees the address in the kernel without it (an element that is not there is no matter):"
-        );
+        let mut text =
+            "this frees the address in the kernel by hand (an element that is not there is no matter".to_owned();
+        if client.spoilt.is_some() {
+            text.push_str("; the names are those of the default configuration");
+        }
+        text.push_str("):");
         if self.all {
             let _ = write!(text, "\n  nft delete table inet {table}");
         }
@@ -81,6 +95,18 @@ impl Unban {
         }
         text
     }
+}
+
+/// What is to be done about a daemon that hangs.
+fn stop_first(client: &Client) -> String {
+    // With a spoilt configuration nobody knows which lock is the daemon's.
+    let how = match client.spoilt {
+        None => offline::kill(&client.config),
+        Some(_) => String::new(),
+    };
+    format!(
+        "it still holds the ban in memory, and puts a deleted table back at its next ban: stop it first{how}, then try again"
+    )
 }
 
 /// `203.0.113.7 unbanned (syn scan, 3 tcp ports, last 23; 2h ago; 22h were left)`

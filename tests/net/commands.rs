@@ -114,7 +114,7 @@ fn a_ban_needs_no_daemon() {
 fn unban_all_lifts_all() {
     let host = &Host::new("host");
     let mut daemon = Daemon::start(host, "");
-    assert_eq!(daemon.ok(&["unban", "--all"]), "nobody is banned\n");
+    assert_eq!(daemon.ok(&["unban", "--all"]), "nobody was banned\n");
     for source in ["203.0.113.7", "2001:db8::7", "2001:db8:5::/64"] {
         daemon.ok(&["ban", source]);
     }
@@ -207,6 +207,8 @@ fn nonsense_is_a_usage_error() {
         &["ban", "203.0.113.0/33"],
         &["ban", "203.0.113.7", "--for", "soon"],
         &["ban", "203.0.113.7", "--for", "0s"],
+        &["ban", "203.0.113.7", "--for", "5M"],
+        &["ban", "203.0.113.7", "--for", "11years"],
     ] {
         let said = daemon.command(args);
         assert_eq!(
@@ -289,7 +291,7 @@ fn an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address() {
         "203.0.113.7 banned for 10m: by hand\n"
     );
     assert!(host.element("banned4", "203.0.113.7").is_some());
-    daemon.ok(&["unban", "::ffff:203.0.113.7"]);
+    daemon.ok(&["unban", "::ffff:203.0.113.7/128"]);
     daemon.assert_nobody_is_banned();
 }
 
@@ -337,6 +339,19 @@ fn lists_and_history_read_well() {
     );
 }
 
+/// Types the `nft delete element` lines that a failed unban gave.
+fn type_what_it_says(host: &Host, said: &str) {
+    let lines = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("nft delete element "));
+    let script = lines.collect::<Vec<_>>().join("; ");
+    assert!(!script.is_empty(), "it says what to type: {said}");
+    let mut shell = host.command("sh");
+    let output = shell.args(["-c", &script]).output().expect("sh is there");
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
 #[test]
 fn a_daemon_that_hangs_does_not_keep_an_admin_locked_out() {
     let host = &Host::new("host");
@@ -347,15 +362,12 @@ fn a_daemon_that_hangs_does_not_keep_an_admin_locked_out() {
     let said = daemon.command(&["unban", "2001:db8::7"]);
     assert_eq!(said.status, 1, "{said:?}");
     assert!(said.err.contains("does not answer within 2 s"), "{said:?}");
-    // What it says to type frees the address.
-    let lines = said
-        .err
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("nft delete element "));
-    let script = lines.collect::<Vec<_>>().join("; ");
-    let output = host.command("sh").args(["-c", &script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {output:?}");
+    assert!(
+        said.err
+            .contains(&format!("stop it first (kill -9 {})", daemon.pid())),
+        "it would put the ban back: {said:?}"
+    );
+    type_what_it_says(host, &said.err);
     assert_eq!(
         (host.elements("banned6"), host.elements("banned6_64")),
         (vec![], vec![])
@@ -364,4 +376,98 @@ fn a_daemon_that_hangs_does_not_keep_an_admin_locked_out() {
     eventually("it finds out when it goes on", || {
         daemon.banned().is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_daemon_that_hangs_is_not_taken_for_one_that_bans_nobody() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    kill(daemon.pid(), Signal::SIGSTOP).unwrap();
+    for args in [&["list"] as &[&str], &["list", "--json"]] {
+        let said = daemon.command(args);
+        assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");
+        assert!(said.err.contains("does not answer within 2 s"), "{said:?}");
+    }
+    kill(daemon.pid(), Signal::SIGCONT).unwrap();
+    assert_eq!(daemon.banned(), ["203.0.113.7"]);
+}
+
+/// An unban without a daemon that fails: the status, why, and what it says to type frees the address.
+fn refused_unban(spoil: impl FnOnce(&Daemon<'_>), status: i32, why: &str) {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    daemon.stop();
+    spoil(&daemon);
+    let said = daemon.command(&["unban", "203.0.113.7"]);
+    assert_eq!((said.status, said.out.as_str()), (status, ""), "{said:?}");
+    assert!(said.err.contains(why), "{said:?}");
+    type_what_it_says(host, &said.err);
+    assert_eq!(host.elements("banned4"), []);
+    let said = daemon.command(&["unban", "--all"]);
+    assert_eq!((said.status, said.out.as_str()), (status, ""), "{said:?}");
+    assert!(
+        said.err.contains("\n  nft delete table inet portsentry"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_spoilt_configuration_does_not_keep_an_admin_locked_out() {
+    refused_unban(
+        |daemon| daemon.configure("[detect]\ntriger = 5\n"),
+        78,
+        "did you mean \"trigger\"?",
+    );
+}
+
+#[test]
+fn a_damaged_history_does_not_keep_an_admin_locked_out() {
+    refused_unban(
+        |daemon| std::fs::write(daemon.history(), "my shopping list\n").unwrap(),
+        1,
+        "it is not an SQLite file",
+    );
+}
+
+#[test]
+fn what_is_not_in_history_is_named() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    assert_eq!(daemon.ok(&["history"]), "nothing has happened yet\n");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    assert_eq!(
+        daemon.ok(&["history", "203.0.113.8"]),
+        "nothing is known of 203.0.113.8\n"
+    );
+}
+
+#[test]
+fn the_skipped_packets_are_told_by_name() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    let status = daemon.json("status");
+    let skipped = status["capture"]["skipped"].as_object();
+    assert!(
+        skipped.is_some_and(|by_name| by_name.values().all(serde_json::Value::is_u64)),
+        "{status}"
+    );
+}
+
+#[test]
+fn a_withdrawal_asks_the_socket_too() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    // Another history file has another lock.
+    let history = daemon.path("other.db");
+    daemon.configure(&format!("[history]\nfile = {history:?}\n"));
+    let said = daemon.command(&["withdraw"]);
+    assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");
+    assert!(
+        said.err.contains("stop it first") && said.err.contains(&format!("pid {},", daemon.pid())),
+        "{said:?}"
+    );
+    assert!(host.element("banned4", "203.0.113.7").is_some());
 }
