@@ -5,7 +5,7 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test deny
+.PHONY: help setup build demo run test bench deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: setup ## everything: format, lints, documentation, unit tests, tests in ne
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	cargo test --locked
+
+bench: setup ## measure, and print the figures: from probe to drop, replay, memory, size (as root)
+	cargo bench --locked --bench figures
 
 deny: ## licences, sources and advisories of what we depend on (needs cargo-deny)
 	cargo deny check
