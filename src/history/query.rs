@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{params, params_from_iter};
 
-use super::row::{Ending, Row};
+use super::row::Row;
 use super::{Error, History};
 use crate::clock::{Now, Wall};
 use crate::policy::Ban;
@@ -124,10 +124,10 @@ impl History {
         // service may have none.
         let mut latest = BinaryHeap::new();
         let sql =
-            "SELECT source, count(*), max(coalesce(ended, ends, ?3)) FROM ban INDEXED BY ban_source
-                   WHERE response = 'ban' AND (ended_how IS NULL OR ended_how = ?2)
-                   AND coalesce(ended, ends, ?3) > ?1 GROUP BY source";
-        let parameters = params![since, Ending::Withdrawn.name(), i64::MAX];
+            "SELECT source, count(*), max(coalesce(ended, ends, ?2)) FROM ban INDEXED BY ban_source
+                   WHERE response = 'ban' AND ended_how IS NULL
+                   AND coalesce(ended, ends, ?2) > ?1 GROUP BY source";
+        let parameters = params![since, i64::MAX];
         self.each(sql, parameters, |row| {
             if let Ok(source) = row.get_ref(0)?.as_str()?.parse::<Source>() {
                 let bans = row.get(1).unwrap_or(u32::MAX);

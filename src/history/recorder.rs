@@ -87,10 +87,15 @@ impl Recorder {
     /// Queues `record`. Never waits for the disk.
     ///
     /// # Errors
-    /// When the queue is full.
+    /// When the queue is full and the record is one that strangers cause. What people decide, and the ends of bans, are
+    /// always taken: there are no more of them than bans.
     pub fn push(&self, record: Record) -> Result<Seq, Full> {
+        let is_strangers = matches!(
+            record,
+            Record::Scan { .. } | Record::Ban { line: Some(_), .. }
+        );
         let mut state = self.shared.lock();
-        if state.queue.len() >= Self::QUEUE {
+        if is_strangers && state.queue.len() >= Self::QUEUE {
             return Err(Full);
         }
         state.queue.push_back(record);

@@ -56,8 +56,6 @@ pub enum Ending {
     Unban,
     /// Its source is on the list of those who are never banned.
     Ignored,
-    /// We took it down, as on a stop with `on_stop = "remove"`.
-    Withdrawn,
     /// A newer ban of the same source took its place.
     Replaced,
 }
@@ -146,19 +144,18 @@ impl Response {
 }
 
 impl Ending {
-    /// The word that the file keeps: `unban`, `ignored`, `withdrawn`, `replaced`.
+    /// The word that the file keeps: `unban`, `ignored`, `replaced`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Unban => "unban",
             Self::Ignored => "ignored",
-            Self::Withdrawn => "withdrawn",
             Self::Replaced => "replaced",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::Unban, Self::Ignored, Self::Withdrawn, Self::Replaced]
+        [Self::Unban, Self::Ignored, Self::Replaced]
             .into_iter()
             .find(|known| known.name() == name)
     }

@@ -96,14 +96,15 @@ impl TextFile {
         })
     }
 
-    /// Opens the file, creates it if need be: for its owner alone, as 1.2 does. A pipe nobody reads is an error and
+    /// Opens the file, creates it if need be: for its owner alone, as 1.2 does. A symbolic link is refused: in a directory
+    /// where others may write, it would lead us to write where they may not. A pipe nobody reads is an error and
     /// does not stop us.
     fn reopen(&self) -> io::Result<(File, Identity)> {
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
             .open(&self.path)?;
         let identity = Identity::from(&file.metadata()?);
         Ok((file, identity))

@@ -208,13 +208,12 @@ fn the_past_counts_bans_within_memory_that_nobody_took_back() {
             record(nth(1), at(0), Some(HOUR)),
             record(nth(1), at(10), Some(HOUR)),
             record(nth(1), at(19), Some(HOUR * 2)),
-            // Lifted, ignored and replaced bans do not count, withdrawn ones do.
+            // Lifted, ignored and replaced bans do not count.
             record(nth(2), at(10), None),
             end(nth(2), at(11).wall, Ending::Unban),
             record(nth(3), at(10), None),
             end(nth(3), at(11).wall, Ending::Ignored),
-            record(nth(4), at(10), None),
-            end(nth(4), at(11).wall, Ending::Withdrawn),
+            record(nth(4), at(10), Some(HOUR)),
             record(nth(4), at(12), Some(HOUR)),
             record(nth(4), at(12), None),
             scan,
@@ -393,8 +392,8 @@ proptest! {
         prop_assert_eq!((row.origin, row.response, row.start), (ban.origin, Response::Ban, ban.start));
         prop_assert_eq!(row.end, ban.end.map(|end| end.wall));
         let by: Box<str> = by.into();
-        history.append(&[Record::End { source: ban.source, at: now.wall, how: Ending::Withdrawn, by: by.clone() }]).unwrap();
+        history.append(&[Record::End { source: ban.source, at: now.wall, how: Ending::Ignored, by: by.clone() }]).unwrap();
         let ended = history.of(Some(address), 1).unwrap().pop().unwrap().ended.unwrap();
-        prop_assert_eq!(ended, Ended { at: now.wall, how: Ending::Withdrawn, by: Some(by) });
+        prop_assert_eq!(ended, Ended { at: now.wall, how: Ending::Ignored, by: Some(by) });
     }
 }

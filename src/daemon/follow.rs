@@ -1,0 +1,136 @@
+//! Following what changes while we run: the configuration, the ignore files, this host's addresses.
+
+use std::path::PathBuf;
+
+use tracing::{error, info, warn};
+
+use super::{Daemon, Error, HOST_AGAIN, Token};
+use crate::capture::Watched;
+use crate::clock::Now;
+use crate::config::{self, Complaints, Config};
+use crate::control::Reloaded;
+use crate::host::{self, Facts, FileWatch};
+
+impl Daemon {
+    /// Reads the configuration again. What has mistakes changes nothing.
+    pub(super) fn reload(&mut self, now: Now) -> Result<Reloaded, String> {
+        let words = |complaints: Complaints| complaints.to_string();
+        let new = config::load(&self.config_path).map_err(words)?;
+        let ignored = config::ignore::read(&new.ignore).map_err(words)?;
+        let old = self.engine.config();
+        let needs_restart = config::needs_restart(old, &new);
+        let new = new.with_restart_keys_of(old);
+        self.watch_ignore_files(&new)
+            .map_err(|error| error.to_string())?;
+        self.capture
+            .set_watched(watched_by(&new))
+            .map_err(|error| error.to_string())?;
+        let interfaces = interfaces_of(&new, self.host.facts());
+        self.capture
+            .set_interfaces(interfaces)
+            .map_err(|error| error.to_string())?;
+        self.engine.reconfigure(new, ignored, now);
+        info!("the configuration was read again");
+        for key in &needs_restart {
+            warn!("{key} has changed, which takes effect at a restart");
+        }
+        Ok(Reloaded {
+            needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Something has happened where the ignore files are.
+    pub(super) fn ignore_moves(&mut self, now: Now) {
+        if !self.ignore_watch.changed() {
+            return;
+        }
+        let config = self.engine.config().clone();
+        // Directories may have moved and links may point elsewhere: watch anew, and read after that.
+        if let Err(cause) = self.watch_ignore_files(&config) {
+            error!("the ignore files cannot be watched any more, reload after an edit: {cause}");
+        }
+        match config::ignore::read(&config.ignore) {
+            Ok(ignored) => {
+                info!("the ignore files have changed: {} entries", ignored.len());
+                self.engine.ignore_changed(ignored, now);
+            }
+            Err(complaints) => {
+                error!(
+                    "the ignore files have changed, and the last good list stays in force:\n{complaints}"
+                );
+            }
+        }
+    }
+
+    fn watch_ignore_files(&mut self, config: &Config) -> Result<(), Error> {
+        let watch = watch(config)?;
+        self.add(watch.fd(), Token::Ignore)?;
+        self.ignore_watch = watch;
+        Ok(())
+    }
+
+    /// The host's addresses or interfaces have changed. Where they cannot be listed, the old ones stay for a moment.
+    pub(super) fn host_moves(&mut self, now: Now) {
+        let facts = match self.host.changed() {
+            Ok(Some(facts)) => facts.clone(),
+            Ok(None) => return,
+            Err(cause) => {
+                warn!("{cause}; trying again");
+                self.later.host = Some(now.mono.later(HOST_AGAIN));
+                return;
+            }
+        };
+        if let Err(cause) = self
+            .capture
+            .set_interfaces(interfaces_of(self.engine.config(), &facts))
+        {
+            error!("the interfaces have changed: {cause}");
+        }
+        self.engine.host_changed(facts, now);
+    }
+}
+
+/// Watches the ignore files, and says which of them cannot be watched.
+pub(super) fn watch(config: &Config) -> Result<FileWatch, host::Error> {
+    let files: Vec<PathBuf> = config
+        .ignore
+        .files
+        .iter()
+        .map(|file| file.path.clone())
+        .collect();
+    let (watch, unwatched) = FileWatch::open(&files)?;
+    for path in unwatched {
+        warn!(
+            "{}: its directory cannot be watched, so that an edit takes effect at a reload only",
+            path.display()
+        );
+    }
+    Ok(watch)
+}
+
+/// The indexes of the interfaces that the configuration names, those that exist; `None`: all but loopback.
+pub(super) fn interfaces_of(config: &Config, facts: &Facts) -> Option<Vec<u32>> {
+    let names = &config.capture.interfaces;
+    (!names.is_empty()).then(|| {
+        names
+            .iter()
+            .filter_map(|name| facts.index_of(name))
+            .collect()
+    })
+}
+
+/// Interfaces that the configuration names and that are not there.
+pub(super) fn missing_interfaces<'a>(config: &'a Config, facts: &Facts) -> Vec<&'a str> {
+    let names = config.capture.interfaces.iter().map(String::as_str);
+    names
+        .filter(|name| facts.index_of(name).is_none())
+        .collect()
+}
+
+/// The ports that the kernel filter is to let through.
+pub(super) fn watched_by(config: &Config) -> Watched {
+    Watched {
+        tcp: config.tcp.span(),
+        udp: config.udp.span(),
+    }
+}

@@ -1,0 +1,79 @@
+//! How the daemon is, for `portsentry status`.
+
+use super::{Daemon, count, follow};
+use crate::clock::Now;
+use crate::config::{Method, Response};
+use crate::control::{CaptureStatus, State, Status};
+use crate::probe::Skip;
+
+impl Daemon {
+    /// How we are. Looks at the kernel first: what somebody took away is put back by being asked about.
+    pub(super) fn status(&mut self, now: Now) -> Status {
+        if self.replay.is_none() {
+            self.engine.verify(now);
+        }
+        let config = self.engine.config();
+        let differing_for = self
+            .engine
+            .differs_since()
+            .map(|since| now.mono.since(since).as_secs());
+        let troubles = self.troubles(now);
+        let mut watched = [&config.tcp, &config.udp]
+            .into_iter()
+            .filter(|watch| !watch.modes.is_empty());
+        let state = if self.replay.is_some() {
+            State::Replaying
+        } else if differing_for.is_some() || !troubles.is_empty() {
+            State::Degraded
+        } else if watched.all(|watch| watch.response == Response::Log) {
+            State::LogOnly
+        } else {
+            State::Enforcing
+        };
+        let captured = self.capture.counters();
+        let skipped = Skip::ALL
+            .iter()
+            .zip(captured.skips)
+            .map(|(skip, count)| (skip.name().to_owned(), count));
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state,
+            uptime: self
+                .ready_at
+                .map_or(0, |ready| now.mono.since(ready).as_secs()),
+            config: self.config_path.display().to_string(),
+            intended: count(self.engine.bans().len()),
+            enforced: count(self.engine.enforced()),
+            differing_for,
+            responders: self
+                .engine
+                .responder_names()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            capture: CaptureStatus {
+                method: match config.capture.method {
+                    Method::Packet => "packet".to_owned(),
+                    Method::Ip => "ip".to_owned(),
+                },
+                packets: captured.packets,
+                dropped: captured.kernel_drops,
+                skipped: skipped.collect(),
+            },
+            counters: self.engine.counters,
+            troubles,
+        }
+    }
+
+    fn troubles(&self, now: Now) -> Vec<String> {
+        let mut troubles = self.engine.troubles(now.mono);
+        troubles.extend(self.engine.recorder().trouble());
+        for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
+            troubles.push(format!(
+                "capture.interfaces names {name}, which is not there: nothing is seen on it"
+            ));
+        }
+        troubles
+    }
+}
