@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,7 +163,7 @@ pub struct BanRules {
     pub on_stop: OnStop,
     /// Active bans at most.
     pub limit: u32,
-    /// New bans a second at most.
+    /// Scans acted on a second at most.
     pub rate: u32,
     /// Who makes bans real, in this order.
     pub responders: Vec<ResponderKind>,
@@ -434,7 +435,16 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 /// What the file holds, unless it holds more than `limit`.
 fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    // A pipe that nobody writes to must not stop us.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
@@ -446,7 +456,7 @@ fn cannot_read(error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "there is no such file; create it, or name another",
         io::ErrorKind::PermissionDenied => {
-            "permission denied; run this as root, or let this user read the file and its directory"
+            "permission denied; it must belong to the user portsentry runs as or be readable for all, also for root, who gives up the right to read everything"
         }
         io::ErrorKind::IsADirectory => "it is a directory; name a file",
         io::ErrorKind::FileTooLarge => "it is too large to be what it should; name another",

@@ -1,4 +1,4 @@
-//! The daemon: the event loop, signals, reload, shutdown. It decides nothing about packets.
+//! The daemon: the event loop, signals, shutdown. It decides nothing about packets.
 //!
 //! One thread waits for everything that can happen, and hands it to the engine with the time. When nothing happens it sleeps:
 //! there is no periodic wake-up.
@@ -14,18 +14,20 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use tracing::{error, info, warn};
 
-use crate::capture::{Capture, Watched};
+use crate::capture::Capture;
 use crate::clock::{Mono, Now};
-use crate::config::{self, Complaints, Config, Method, OnStop, Response};
-use crate::control::{CaptureStatus, Reloaded, Server, State, Status};
-use crate::engine::Engine;
+use crate::config::OnStop;
+use crate::control::Server;
+use crate::engine::{Engine, Question};
 use crate::history::StateLock;
-use crate::host::{self, Facts, FileWatch, Host, Services};
+use crate::host::{FileWatch, Flows, Host, Services};
 use crate::log;
-use crate::probe::{Probe, Protocol, Skip};
+use crate::probe::Probe;
 
 mod clients;
+mod follow;
 mod start;
+mod status;
 
 pub use start::Error;
 
@@ -38,6 +40,7 @@ struct Daemon {
     probes: Vec<Probe>,
     host: Host,
     services: Services,
+    flows: Flows,
     ignore_watch: FileWatch,
     signals: SignalFd,
     epoll: Epoll,
@@ -51,10 +54,32 @@ struct Daemon {
     ready_at: Option<Mono>,
     /// How often history had to begin a new file.
     renewals: u64,
+    /// What history last complained of.
+    history_trouble: Option<String>,
+    /// What is put off.
+    later: Later,
     stopping: bool,
     /// Held as long as we run.
     _lock: StateLock,
 }
+
+/// When to do what is put off; `None`: there is nothing of the kind.
+#[derive(Clone, Copy, Default)]
+struct Later {
+    accept: Option<Mono>,
+    host: Option<Mono>,
+    listing: Option<Mono>,
+    prune: Option<Mono>,
+}
+
+/// How long the control socket is left alone after a failure.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// How long after a failure this host's addresses are listed again.
+const HOST_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a failure the kernel's bans are listed again.
+const LISTING_AGAIN: Duration = Duration::from_secs(60);
+/// How often what is beyond `ban.memory` is dropped.
+const PRUNE_AGAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +115,7 @@ impl Daemon {
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.stopping {
             let now = Now::read();
-            if let Some(replay) = &mut self.replay {
-                if replay.step(&mut self.engine, now)? {
-                    self.ready(now)?;
-                }
-            }
+            self.replay_some(now)?;
             let count = match self.epoll.wait(&mut events, self.timeout(now)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
@@ -106,8 +127,22 @@ impl Daemon {
             }
             self.engine.tick(now);
             self.clients.drop_idle(now.mono);
+            self.history_moves(now);
+            self.catch_up(now)?;
         }
         Ok(())
+    }
+
+    /// Puts the next slice of history back, if there is one.
+    fn replay_some(&mut self, now: Now) -> Result<(), Error> {
+        let Some(replay) = &mut self.replay else {
+            return Ok(());
+        };
+        if replay.step(&mut self.engine, now)? {
+            self.ready(now)
+        } else {
+            Ok(())
+        }
     }
 
     /// Until when the loop may sleep: not at all during replay, for ever when nothing is due.
@@ -115,7 +150,20 @@ impl Daemon {
         if self.replay.is_some() {
             return EpollTimeout::ZERO;
         }
-        let due = [self.engine.next_deadline(), self.clients.next_deadline()];
+        let Later {
+            accept,
+            host,
+            listing,
+            prune,
+        } = self.later;
+        let due = [
+            self.engine.next_deadline(),
+            self.clients.next_deadline(),
+            accept,
+            host,
+            listing,
+            prune,
+        ];
         let Some(due) = due.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
@@ -125,7 +173,7 @@ impl Daemon {
     fn handle(&mut self, token: Token, now: Now) -> Result<(), Error> {
         match token {
             Token::Capture(which) => self.packets(which, now),
-            Token::Client(id) => self.client_moves(id, now),
+            Token::Client(id) => self.client_moves(id, now)?,
             Token::Control => self.accept(now)?,
             Token::History => {
                 self.engine.recorder().settle();
@@ -133,10 +181,14 @@ impl Daemon {
                 if std::mem::replace(&mut self.renewals, renewals) != renewals {
                     self.engine.record_anew(now);
                 }
-                self.history_moves(now);
+                let trouble = self.engine.recorder().trouble();
+                if let Some(words) = trouble.as_ref().filter(|_| trouble != self.history_trouble) {
+                    error!("history: {words}");
+                }
+                self.history_trouble = trouble;
             }
             Token::Adoption => self.adopt(now),
-            Token::Host => self.host_moves(now)?,
+            Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
             Token::Signal => self.signal(now),
         }
@@ -150,11 +202,15 @@ impl Daemon {
             // A socket reports what befell it once, an interface that went down for instance, and goes on.
             warn!("reading packets: {cause}");
         }
-        let services = &mut self.services;
-        let mut ask = |protocol: Protocol, at: SocketAddr| {
-            services
-                .bound(protocol, at)
-                .map_err(|error| error.to_string())
+        let (services, flows) = (&mut self.services, &mut self.flows);
+        let mut ask = |question: Question, probe: &Probe| {
+            let to = SocketAddr::new(probe.dest, probe.port);
+            let from = SocketAddr::new(probe.source, probe.source_port);
+            match question {
+                Question::IsService => services.bound(probe.protocol, to),
+                Question::IsAnswer => flows.is_answer(probe.protocol, from, to),
+            }
+            .map_err(|error| error.to_string())
         };
         self.engine.probes(&self.probes, now, &mut ask);
     }
@@ -167,18 +223,53 @@ impl Daemon {
                     let id = self.clients.add(client, now.mono);
                     let fd = self.clients.fd(id).expect("it was added the line above");
                     let event = EpollEvent::new(CLIENT_FLAGS, Token::Client(id).data());
-                    self.epoll
-                        .add(fd, event)
-                        .map_err(Error::event_loop("watch a command's connection"))?;
+                    if let Err(cause) = self.epoll.add(fd, event) {
+                        warn!("a command could not connect: {cause}");
+                        self.clients.remove(id);
+                    }
                 }
-                Ok(None) => break,
+                Ok(None) => return Ok(()),
                 Err(cause) => {
-                    warn!("a command could not connect: {cause}");
-                    break;
+                    // For want of descriptors, say. The socket stays readable: do not look at it for a while.
+                    warn!("commands cannot connect for a moment: {cause}");
+                    let step = "leave the control socket alone";
+                    self.epoll
+                        .delete(self.server.as_fd())
+                        .map_err(Error::event_loop(step))?;
+                    self.later.accept = Some(now.mono.later(ACCEPT_AGAIN));
+                    return Ok(());
                 }
             }
         }
+    }
+
+    /// Does what was put off until now.
+    fn catch_up(&mut self, now: Now) -> Result<(), Error> {
+        let is_due = |at: &mut Option<Mono>| at.take_if(|at| *at <= now.mono).is_some();
+        if is_due(&mut self.later.accept) {
+            self.add(self.server.as_fd(), Token::Control)?;
+            self.accept(now)?;
+        }
+        if is_due(&mut self.later.host) {
+            self.host_moves(now);
+        }
+        if is_due(&mut self.later.listing) {
+            self.list_the_world()?;
+        }
+        if is_due(&mut self.later.prune) {
+            self.prune(now);
+        }
         Ok(())
+    }
+
+    /// Forgets what is beyond `ban.memory`, now and once a day.
+    fn prune(&mut self, now: Now) {
+        if let Some(memory) = self.engine.config().ban.memory {
+            let before = now.wall.earlier(memory);
+            self.engine.recorder().prune(before);
+            self.engine.forget_before(before);
+        }
+        self.later.prune = Some(now.mono.later(PRUNE_AGAIN));
     }
 
     fn adopt(&mut self, now: Now) {
@@ -189,33 +280,9 @@ impl Daemon {
         match adoption.finish() {
             Ok(held) => self.engine.adopt(held, now),
             Err(cause) => {
-                warn!("bans that the kernel holds and history lacks could not be adopted: {cause}")
+                warn!("the kernel's bans could not be listed, and are in a minute: {cause}");
+                self.later.listing = Some(now.mono.later(LISTING_AGAIN));
             }
-        }
-    }
-
-    fn host_moves(&mut self, now: Now) -> Result<(), Error> {
-        let Some(facts) = self.host.changed()?.cloned() else {
-            return Ok(());
-        };
-        self.capture
-            .set_interfaces(interfaces_of(self.engine.config(), &facts))?;
-        self.engine.host_changed(facts, now);
-        Ok(())
-    }
-
-    fn ignore_moves(&mut self, now: Now) {
-        if !self.ignore_watch.changed() {
-            return;
-        }
-        match config::ignore::read(&self.engine.config().ignore) {
-            Ok(ignored) => {
-                info!("the ignore files have changed: {} entries", ignored.len());
-                self.engine.ignore_changed(ignored, now);
-            }
-            Err(complaints) => error!(
-                "the ignore files have changed, and the last good list stays in force:\n{complaints}"
-            ),
         }
     }
 
@@ -234,102 +301,6 @@ impl Daemon {
                 }
                 Err(_) => {}
             }
-        }
-    }
-
-    /// Reads the configuration again. What has mistakes changes nothing.
-    fn reload(&mut self, now: Now) -> Result<Reloaded, String> {
-        let words = |complaints: Complaints| complaints.to_string();
-        let new = config::load(&self.config_path).map_err(words)?;
-        let ignored = config::ignore::read(&new.ignore).map_err(words)?;
-        let old = self.engine.config();
-        let needs_restart = config::needs_restart(old, &new);
-        let new = new.with_restart_keys_of(old);
-        let files: Vec<PathBuf> = new
-            .ignore
-            .files
-            .iter()
-            .map(|file| file.path.clone())
-            .collect();
-        let ignore_watch = watch_files(&files).map_err(|error| error.to_string())?;
-        self.add(ignore_watch.fd(), Token::Ignore)
-            .map_err(|error| error.to_string())?;
-        self.capture
-            .set_watched(watched_by(&new))
-            .map_err(|error| error.to_string())?;
-        let interfaces = interfaces_of(&new, self.host.facts());
-        self.capture
-            .set_interfaces(interfaces)
-            .map_err(|error| error.to_string())?;
-        self.ignore_watch = ignore_watch;
-        self.engine.reconfigure(new, ignored, now);
-        info!("the configuration was read again");
-        for key in &needs_restart {
-            warn!("{key} has changed, which takes effect at a restart");
-        }
-        Ok(Reloaded {
-            needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
-        })
-    }
-
-    fn status(&self, now: Now) -> Status {
-        let config = self.engine.config();
-        let differing_for = self
-            .engine
-            .differs_since()
-            .map(|since| now.mono.since(since).as_secs());
-        let mut troubles: Vec<String> = self
-            .engine
-            .trouble(now.mono)
-            .map(str::to_owned)
-            .into_iter()
-            .collect();
-        troubles.extend(self.engine.recorder().trouble());
-        let watched = [&config.tcp, &config.udp]
-            .into_iter()
-            .filter(|watch| !watch.modes.is_empty());
-        let state = if self.replay.is_some() {
-            State::Replaying
-        } else if differing_for.is_some() || !troubles.is_empty() {
-            State::Degraded
-        } else if watched.clone().all(|watch| watch.response == Response::Log) {
-            State::LogOnly
-        } else {
-            State::Enforcing
-        };
-        let captured = self.capture.counters();
-        let skipped = Skip::ALL
-            .iter()
-            .zip(captured.skips)
-            .map(|(skip, count)| (skip.name().to_owned(), count));
-        Status {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state,
-            uptime: self
-                .ready_at
-                .map_or(0, |ready| now.mono.since(ready).as_secs()),
-            config: self.config_path.display().to_string(),
-            intended: count(self.engine.bans().len()),
-            enforced: count(self.engine.enforced()),
-            differing_for,
-            responders: self
-                .engine
-                .responder_names()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-            capture: CaptureStatus {
-                method: match config.capture.method {
-                    Method::Packet => "packet".to_owned(),
-                    Method::Ip => "ip".to_owned(),
-                },
-                packets: captured.packets,
-                dropped: captured.kernel_drops,
-                skipped: skipped.collect(),
-            },
-            counters: self.engine.counters,
-            troubles,
         }
     }
 
@@ -352,15 +323,13 @@ impl Daemon {
     }
 
     /// Leaves the kernel as the configuration says, and history written.
-    fn stop(self) {
-        let on_stop = self.engine.config().ban.on_stop;
-        let (mut responders, recorder) = self.engine.close();
-        if on_stop == OnStop::Remove {
-            for failure in responders.withdraw() {
+    fn stop(mut self) {
+        if self.engine.config().ban.on_stop == OnStop::Remove {
+            if let Err(failure) = self.engine.withdraw() {
                 error!("{failure}");
             }
         }
-        if let Err(cause) = recorder.stop(LAST_WORDS) {
+        if let Err(cause) = self.engine.close().stop(LAST_WORDS) {
             error!("history: {cause}");
         }
         info!("stopped");
@@ -370,41 +339,10 @@ impl Daemon {
 /// How long a stop waits for history to be written.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Watches ignore files, and says which of them cannot be watched.
-fn watch_files(files: &[PathBuf]) -> Result<FileWatch, host::Error> {
-    let (watch, unwatched) = FileWatch::open(files)?;
-    for path in unwatched {
-        warn!(
-            "{}: its directory cannot be watched, so that an edit takes effect at a reload only",
-            path.display()
-        );
-    }
-    Ok(watch)
-}
-
 /// Edge-triggered: a client that sends nothing and takes nothing does not keep the loop awake.
 const CLIENT_FLAGS: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLOUT)
     .union(EpollFlags::EPOLLET);
-
-/// The indexes of the interfaces that the configuration names, those that exist; `None`: all but loopback.
-fn interfaces_of(config: &Config, facts: &Facts) -> Option<Vec<u32>> {
-    let names = &config.capture.interfaces;
-    (!names.is_empty()).then(|| {
-        names
-            .iter()
-            .filter_map(|name| facts.index_of(name))
-            .collect()
-    })
-}
-
-/// The ports that the kernel filter is to let through.
-fn watched_by(config: &Config) -> Watched {
-    Watched {
-        tcp: config.tcp.span(),
-        udp: config.udp.span(),
-    }
-}
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)

@@ -309,6 +309,7 @@ mod tests {
             source: source(1).address(),
             dest: "192.0.2.1".parse().unwrap(),
             protocol: Protocol::Tcp,
+            source_port: 40_000,
             port,
             scan_type: ScanType::Syn,
             ip_options: false,

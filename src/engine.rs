@@ -3,12 +3,11 @@
 //! Used by the daemon, and by the command line when no daemon runs. It opens no socket, reads no clock and prints nothing.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::clock::{Mono, Now};
+use crate::clock::{Mono, Now, Wall};
 use crate::config::Config;
 use crate::config::ignore::IgnoreList;
 use crate::detect::{Detector, Scan};
@@ -16,19 +15,32 @@ use crate::guard::{Friend, Guard};
 use crate::history::{Ending, Record, Recorder, Seq, TextLine};
 use crate::host::Facts;
 use crate::log::{banned, lifted};
-use crate::policy::{Ban, Bans, End, Origin, Reason, Spare, Verdict, judge};
+use crate::policy::{Ban, Bans, End, Origin, Past, Reason, Spare, Verdict, judge};
 use crate::probe::{Probe, Protocol};
-use crate::respond::{self, Held, Holdings, Responders};
+use crate::respond::{Held, Holdings, Responders};
 use crate::source::Source;
 
+mod agreement;
+mod complaints;
 mod counters;
 #[cfg(test)]
 mod tests;
 
+use agreement::Agreement;
+use complaints::{About, Complaints};
 pub use counters::Counters;
 
-/// Asks whether something is bound to an address and port of this host.
-pub type AskService<'a> = dyn FnMut(Protocol, SocketAddr) -> Result<bool, String> + 'a;
+/// What only the kernel knows about a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Is something bound to the port it was sent to?
+    IsService,
+    /// Does it answer traffic that left this host?
+    IsAnswer,
+}
+
+/// Asks the kernel about a probe.
+pub type Ask<'a> = dyn FnMut(Question, &Probe) -> Result<bool, String> + 'a;
 
 /// Everything that is decided, and what it is decided from.
 pub struct Engine {
@@ -36,29 +48,20 @@ pub struct Engine {
     guard: Guard,
     detector: Detector,
     bans: Bans,
-    responders: Responders,
+    world: Agreement,
     recorder: Recorder,
     /// Counts for `status`.
     pub counters: Counters,
-    /// Bans that some responder could not make real yet. They are tried again.
-    unenforced: HashSet<Source>,
-    /// Bans that are lifted here while some responder could not lift them yet. They are tried again.
-    unlifted: HashSet<Source>,
-    /// Set while something of the two is outstanding: when to try again.
-    retry_at: Option<Mono>,
-    /// Since when not every intended ban is in force.
-    differs_since: Option<Mono>,
-    /// What has been lifted since the world was listed: such a listing must not bring it back. `None`: no listing is under way.
-    lifted_since_listing: Option<HashSet<Source>>,
-    /// What was complained of last, and when.
-    trouble: Option<(String, Mono)>,
+    complaints: Complaints,
+    /// What has been lifted since history and the world began to be read: what was read before must not bring it back.
+    /// `None`: both are read.
+    lifted_since_start: Option<HashSet<Source>>,
+    /// Whether everything was lifted while the world was being listed.
+    listing_is_stale: bool,
 }
 
-/// How long after a failure the responders are tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How long a complaint stands, and is not logged again in the same words.
-const COMPLAINT_STANDS: Duration = Duration::from_secs(60);
+/// Lines that one event may log; what is beyond is told by its number.
+const LINES: usize = 20;
 
 /// A ban that somebody asks for.
 #[derive(Clone, Debug)]
@@ -114,33 +117,52 @@ impl Engine {
             config,
             guard,
             bans: Bans::default(),
-            responders,
+            world: Agreement::new(responders),
             recorder,
             counters: Counters::default(),
-            unenforced: HashSet::new(),
-            unlifted: HashSet::new(),
-            retry_at: None,
-            differs_since: None,
-            lifted_since_listing: None,
-            trouble: None,
+            complaints: Complaints::default(),
+            lifted_since_start: Some(HashSet::new()),
+            listing_is_stale: false,
         }
     }
 
-    /// Judges a batch of probes, and bans in one go whom it convicts.
-    pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut AskService<'_>) {
-        let mut convicted: Vec<Source> = Vec::new();
+    /// Judges a batch of probes, and bans in one go whom it convicts: the kernel first, history after.
+    pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut Ask<'_>) {
+        let mut convicted: Vec<(Source, TextLine)> = Vec::new();
         for probe in probes {
             if let Some(scan) = self.observe(probe, now, ask) {
                 convicted.extend(self.convict(&scan, now));
             }
         }
-        if !convicted.is_empty() {
-            self.enforce(&convicted, now);
+        if convicted.is_empty() {
+            return;
         }
+        let bans: Vec<Ban> = convicted
+            .iter()
+            .filter_map(|(source, _)| self.bans.get(*source).cloned())
+            .collect();
+        let outcome = self.world.ban(&bans.iter().collect::<Vec<_>>(), now);
+        let not_yet = if outcome.is_ok() {
+            ""
+        } else {
+            ", but not in force yet"
+        };
+        for (ban, (_, line)) in bans.into_iter().zip(convicted) {
+            info!("{}{not_yet}", banned(&ban));
+            self.record(
+                Record::Ban {
+                    ban,
+                    line: Some(line),
+                },
+                now.mono,
+            );
+        }
+        self.told(outcome, now);
+        self.make_good(now);
     }
 
     /// Follows one probe up to a scan of a trap by somebody who is neither banned nor a friend.
-    fn observe(&mut self, probe: &Probe, now: Now, ask: &mut AskService<'_>) -> Option<Scan> {
+    fn observe(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> Option<Scan> {
         let counters = &mut self.counters;
         counters.probes += 1;
         if !self.guard.is_ours(probe) {
@@ -153,6 +175,8 @@ impl Engine {
             counters.ignored += 1;
         } else if self.is_service(probe, Freshness::WithinASecond, now, ask) {
             self.counters.services += 1;
+        } else if self.is_answer(probe, now, ask) {
+            self.counters.answers += 1;
         } else {
             self.counters.hits += 1;
             let scan =
@@ -167,14 +191,8 @@ impl Engine {
         None
     }
 
-    /// Whether something listens on the probe's port. When the kernel cannot be asked, the benefit of the doubt is the source's.
-    fn is_service(
-        &mut self,
-        probe: &Probe,
-        fresh: Freshness,
-        now: Now,
-        ask: &mut AskService<'_>,
-    ) -> bool {
+    /// Whether something listens on the probe's port.
+    fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut Ask<'_>) -> bool {
         let Probe {
             protocol,
             dest,
@@ -188,89 +206,131 @@ impl Engine {
         if let Some((bound, _)) = known.filter(|&(bound, asked)| is_enough(bound, asked)) {
             return bound;
         }
-        match ask(protocol, SocketAddr::new(dest, port)) {
-            Ok(bound) => {
-                self.guard
-                    .services
-                    .keep(protocol, dest, port, bound, now.mono);
-                bound
-            }
+        let Some(bound) = self.ask(Question::IsService, probe, now, ask) else {
+            return true;
+        };
+        self.guard
+            .services
+            .keep(protocol, dest, port, bound, now.mono);
+        bound
+    }
+
+    /// Whether the probe is the late answer to a question that left this host, or a host behind it. TCP's answers are told
+    /// by their flags.
+    fn is_answer(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> bool {
+        probe.protocol == Protocol::Udp
+            && self
+                .ask(Question::IsAnswer, probe, now, ask)
+                .unwrap_or(true)
+    }
+
+    /// Asks the kernel; `None` when it cannot be asked: then the benefit of the doubt is the source's.
+    fn ask(
+        &mut self,
+        question: Question,
+        probe: &Probe,
+        now: Now,
+        ask: &mut Ask<'_>,
+    ) -> Option<bool> {
+        match ask(question, probe) {
+            Ok(answer) => Some(answer),
             Err(cause) => {
                 self.counters.unanswered += 1;
-                self.complain(
-                    format!("cannot tell services from traps: {cause}"),
-                    now.mono,
-                );
-                true
+                let words =
+                    || format!("cannot tell traps from services, and probes from answers: {cause}");
+                self.complaints.add(About::Services, now.mono, words);
+                None
             }
         }
     }
 
-    /// Bans the scan's source in memory and history, or spares it. The world comes after the whole batch.
-    fn convict(&mut self, scan: &Scan, now: Now) -> Option<Source> {
+    /// Bans the scan's source in memory, or spares it. The world and history come after the whole batch.
+    fn convict(&mut self, scan: &Scan, now: Now) -> Option<(Source, TextLine)> {
         self.counters.scans += 1;
-        let response = match scan.last.protocol {
+        let Probe {
+            source: address,
+            port,
+            protocol,
+            ..
+        } = scan.last;
+        let line = TextLine {
+            address,
+            port,
+            protocol,
+        };
+        let response = match protocol {
             Protocol::Tcp => self.config.tcp.response,
             Protocol::Udp => self.config.udp.response,
         };
-        let line = TextLine {
-            address: scan.last.source,
-            port: scan.last.port,
-            protocol: scan.last.protocol,
-        };
-        match judge(scan, response, &self.config.ban, &self.bans, now) {
+        let rules = &self.config.ban;
+        match judge(scan, response, rules, &self.bans, now) {
             Verdict::Ban(ban) => {
-                self.detector.forget(scan.source);
-                let source = ban.source;
-                self.record(
-                    Record::Ban {
-                        ban: ban.clone(),
-                        line: Some(line),
-                    },
-                    now.mono,
-                );
-                self.bans.begin(ban, now.mono);
                 self.counters.bans += 1;
-                return Some(source);
+                self.bans.count_new(now.mono);
+                self.detector.forget(scan.source);
+                self.bans.insert(ban);
+                return Some((scan.source, line));
             }
             Verdict::Spare(Spare::LogOnly) => {
                 self.counters.logged += 1;
-                let quiet = self
-                    .config
-                    .ban
-                    .duration
-                    .unwrap_or(Duration::from_secs(24 * 3600));
+                self.bans.count_new(now.mono);
+                let quiet = rules.duration.unwrap_or(Duration::from_secs(24 * 3600));
                 self.detector.mute(scan.source, now.mono.later(quiet));
                 info!("scan by {}: {} (log only)", scan.source, scan.summary);
                 let reason = Reason::Scan(scan.summary);
-                self.record(
-                    Record::Scan {
-                        source: scan.source,
-                        reason,
-                        at: now.wall,
-                        line: Some(line),
-                    },
-                    now.mono,
-                );
+                let scan = Record::Scan {
+                    source: scan.source,
+                    reason,
+                    at: now.wall,
+                    line: Some(line),
+                };
+                self.record(scan, now.mono);
             }
             Verdict::Spare(Spare::Limit) => {
                 self.counters.spared_limit += 1;
-                let limit = self.config.ban.limit;
-                self.complain(
-                    format!("ban.limit of {limit} bans is reached: scanners are spared"),
-                    now.mono,
-                );
+                let words = || {
+                    format!(
+                        "ban.limit of {} bans is reached: scanners are spared",
+                        rules.limit
+                    )
+                };
+                self.complaints.add(About::Limit, now.mono, words);
             }
             Verdict::Spare(Spare::Rate) => {
                 self.counters.spared_rate += 1;
-                let rate = self.config.ban.rate;
-                self.complain(
-                    format!("ban.rate of {rate} bans a second is reached: scanners are spared"),
-                    now.mono,
-                );
+                let words = || {
+                    format!(
+                        "ban.rate of {} scans a second is reached: scanners are spared",
+                        rules.rate
+                    )
+                };
+                self.complaints.add(About::Rate, now.mono, words);
             }
         }
         None
+    }
+
+    /// Complains of what the responders could not do.
+    fn told(&mut self, outcome: Result<(), String>, now: Now) {
+        if let Err(failure) = outcome {
+            self.complaints.add(About::Responders, now.mono, || failure);
+        }
+    }
+
+    /// Puts bans back that somebody was found to have taken away.
+    fn make_good(&mut self, now: Now) {
+        if let Some(outcome) = self.world.make_good(&self.bans, now) {
+            self.counters.repairs += 1;
+            self.told(outcome, now);
+        }
+    }
+
+    /// Asks whether what the responders made still stands, and puts it back with all bans where it does not.
+    pub fn verify(&mut self, now: Now) {
+        if let Some(outcome) = self.world.verify(&self.bans, now) {
+            self.counters.repairs += 1;
+            self.told(outcome, now);
+        }
     }
 
     /// Takes bans for granted that hold in the world already: for a command without a daemon.
@@ -280,99 +340,30 @@ impl Engine {
         }
     }
 
-    /// Makes running bans real, and says of which it is so.
-    fn enforce(&mut self, sources: &[Source], now: Now) {
-        let bans: Vec<&Ban> = sources
-            .iter()
-            .filter_map(|source| self.bans.get(*source))
-            .collect();
-        let failures = self.responders.ban(&bans, now);
-        if failures.is_empty() {
-            bans.iter().for_each(|ban| info!("{}", banned(ban)));
-        } else {
-            bans.iter()
-                .for_each(|ban| warn!("{}, but not in force yet", banned(ban)));
-            self.unenforced.extend(sources);
-            self.failed(&failures, now);
-        }
-        self.make_good(now);
-    }
-
-    /// Puts all bans back where a responder has found that somebody took them away.
-    fn make_good(&mut self, now: Now) {
-        if !self.responders.take_lost() {
-            return;
-        }
-        let bans: Vec<&Ban> = self.bans.iter().collect();
-        let failures = self.responders.replay(&bans, now);
-        self.counters.repairs += 1;
-        if failures.is_empty() {
-            info!("put {} bans back that somebody had taken away", bans.len());
-        } else {
-            self.unenforced = self.bans.iter().map(|ban| ban.source).collect();
-            self.failed(&failures, now);
-        }
-    }
-
-    /// Something could not be done: say so, and try again soon.
-    fn failed(&mut self, failures: &[respond::Error], now: Now) {
-        self.differs_since.get_or_insert(now.mono);
-        self.retry_at = Some(now.mono.later(RETRY));
-        self.complain(sentence(failures), now.mono);
-    }
-
-    /// Keeps the complaint for `status`, and logs it unless it stands already.
-    fn complain(&mut self, complaint: String, now: Mono) {
-        let stands = self
-            .trouble(now)
-            .is_some_and(|standing| standing == complaint);
-        if !stands {
-            error!("{complaint}");
-            self.trouble = Some((complaint, now));
-        }
-    }
-
     /// Does what is due: ends bans whose time has come, and tries again what failed.
     pub fn tick(&mut self, now: Now) {
-        for ban in self.bans.expire(now) {
-            self.unenforced.remove(&ban.source);
-            info!("{} is no longer banned: its time is over", ban.source);
+        let expired = self.bans.expire(now);
+        for ban in &expired {
+            self.world.over(ban.source);
         }
-        if self.retry_at.is_some_and(|at| at <= now.mono) {
-            self.retry(now);
+        log_each(&expired, |ban| {
+            format!("{} is no longer banned: its time is over", ban.source)
+        });
+        match self.world.retry(&self.bans, now) {
+            None => {}
+            Some(Err(failure)) => self.told(Err(failure), now),
+            Some(Ok(())) => {
+                self.complaints.settle(About::Responders);
+                info!("what we ban and what is in force agree again");
+            }
         }
-    }
-
-    fn retry(&mut self, now: Now) {
-        self.retry_at = None;
-        let lift: Vec<Source> = self.unlifted.iter().copied().collect();
-        let mut failures = self.responders.unban(&lift);
-        if failures.is_empty() {
-            self.unlifted.clear();
-        }
-        let bans: Vec<&Ban> = self
-            .unenforced
-            .iter()
-            .filter_map(|source| self.bans.get(*source))
-            .collect();
-        let unenforced = self.responders.ban(&bans, now);
-        if unenforced.is_empty() {
-            self.unenforced.clear();
-        }
-        failures.extend(unenforced);
         self.make_good(now);
-        if !failures.is_empty() {
-            return self.failed(&failures, now);
-        }
-        self.differs_since = None;
-        self.trouble = None;
-        info!("what we ban and what is in force agree again");
     }
 
     /// When [`tick`](Self::tick) is due next; `None`: nothing waits.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
-        [self.bans.next_end(), self.retry_at]
+        [self.bans.next_end(), self.world.retry_at()]
             .into_iter()
             .flatten()
             .min()
@@ -401,10 +392,10 @@ impl Engine {
             start: now.wall,
             end,
         };
-        let failures = self.responders.ban(&[&ban], now);
-        if !failures.is_empty() {
-            self.undo(source, now);
-            return Err(Refusal::Failed(source, sentence(&failures)));
+        if let Err(failure) = self.world.ban_or_undo(&ban, self.bans.get(source), now) {
+            self.complaints
+                .add(About::Responders, now.mono, || failure.clone());
+            return Err(Refusal::Failed(source, failure));
         }
         info!("{}", banned(&ban));
         let recorded = self.record(
@@ -416,21 +407,8 @@ impl Engine {
         );
         self.detector.forget(source);
         self.bans.insert(ban.clone());
-        self.unenforced.remove(&source);
-        self.unlifted.remove(&source);
         self.make_good(now);
         Ok((ban, recorded))
-    }
-
-    /// Puts a source back to what it was before an ordered ban that only some responders carried out.
-    fn undo(&mut self, source: Source, now: Now) {
-        let failures = match self.bans.get(source) {
-            Some(before) => self.responders.ban(&[before], now),
-            None => self.responders.unban(&[source]),
-        };
-        if !failures.is_empty() {
-            self.complain(sentence(&failures), now.mono);
-        }
     }
 
     /// Lifts every ban that covers `target`, in every responder, even if one fails.
@@ -442,100 +420,118 @@ impl Engine {
             .collect();
         found.retain(|source| source.prefix_len() <= target.prefix_len());
         let mut failures = Vec::new();
-        for candidate in [target, self.config.ban.widest(target)] {
+        let candidates = [target, self.config.ban.widest(target)];
+        for candidate in candidates {
             if found.contains(&candidate) {
                 continue;
             }
-            match self.responders.hold(candidate) {
+            match self.world.hold(candidate) {
                 Ok(true) => found.push(candidate),
                 Ok(false) => {}
-                Err(failure) => failures.push(failure.to_string()),
+                Err(failure) => failures.push(failure),
             }
         }
         let mut unbanned = self.lift(&found, Ending::Unban, by, now);
         unbanned.failures.extend(failures);
+        // Also where nothing was found: a list of the world that is under way may have it.
+        if let Some(lifted) = &mut self.lifted_since_start {
+            lifted.extend(candidates);
+        }
         self.detector.forget(self.guard.source_of(target.address()));
         unbanned
     }
 
-    /// Lifts every ban there is.
+    /// Lifts every ban there is, those that stand in the world alone too.
     pub fn unban_all(&mut self, by: &str, now: Now) -> Unbanned {
         let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
-        self.lift(&all, Ending::Unban, by, now)
+        let outcome = self.world.unban_all(&all, now);
+        self.listing_is_stale = true;
+        self.lifted(&all, outcome, Ending::Unban, by, now)
     }
 
     fn lift(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
-        let failures = self.responders.unban(sources);
-        if !failures.is_empty() {
-            self.unlifted.extend(sources);
-            self.failed(&failures, now);
-        }
-        let failures = failures.iter().map(ToString::to_string).collect();
+        let outcome = self.world.unban(sources, now);
+        self.lifted(sources, outcome, how, by, now)
+    }
+
+    /// Takes bans out of memory that the world was told to lift, and tells history.
+    fn lifted(
+        &mut self,
+        sources: &[Source],
+        outcome: Result<(), String>,
+        how: Ending,
+        by: &str,
+        now: Now,
+    ) -> Unbanned {
         let mut unbanned = Unbanned {
-            failures,
+            failures: outcome.clone().err().into_iter().collect(),
             ..Unbanned::default()
         };
+        self.told(outcome, now);
         for &source in sources {
             let ban = self.bans.remove(source);
-            self.unenforced.remove(&source);
             self.detector.forget(source);
-            if let Some(since_listing) = &mut self.lifted_since_listing {
-                since_listing.insert(source);
+            if let Some(lifted) = &mut self.lifted_since_start {
+                lifted.insert(source);
             }
-            info!("{}", lifted(source, how, by));
-            let recorded = self.record(
-                Record::End {
-                    source,
-                    at: now.wall,
-                    how,
-                    by: by.into(),
-                },
-                now.mono,
-            );
-            unbanned.recorded = unbanned.recorded.max(recorded);
+            let end = Record::End {
+                source,
+                at: now.wall,
+                how,
+                by: by.into(),
+            };
+            unbanned.recorded = unbanned.recorded.max(self.record(end, now.mono));
             unbanned.lifted.push(Lifted { source, ban });
         }
+        log_each(sources, |source| lifted(*source, how, by));
         unbanned
     }
 
     /// Puts bans back that history knows, for the time they have left; those that are friends by now end instead.
+    /// What has been decided since the start is newer than history, and stands.
     pub fn replay(&mut self, bans: Vec<Ban>, now: Now) {
+        let lifted = self.lifted_since_start.as_ref();
+        let is_old = |source| {
+            self.bans.get(source).is_some() || lifted.is_some_and(|lifted| lifted.contains(&source))
+        };
         let (friends, bans): (Vec<Ban>, Vec<Ban>) = bans
             .into_iter()
+            .filter(|ban| !is_old(ban.source))
             .partition(|ban| self.guard.friend(ban.source).is_some());
-        let failures = self
-            .responders
-            .replay(&bans.iter().collect::<Vec<_>>(), now);
-        if !failures.is_empty() {
-            self.unenforced.extend(bans.iter().map(|ban| ban.source));
-            self.failed(&failures, now);
-        }
+        let outcome = self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
+        self.told(outcome, now);
         self.counters.replayed += bans.len() as u64;
         for ban in bans {
             self.bans.insert(ban);
         }
-        let friends: Vec<Source> = friends.iter().map(|ban| ban.source).collect();
-        if !friends.is_empty() {
-            self.lift(&friends, Ending::Ignored, "portsentry", now);
-        }
+        self.end_friends(friends.iter().map(|ban| ban.source).collect(), now);
+    }
+
+    /// The jobs that list what the world holds, for [`adopt`](Self::adopt).
+    #[must_use]
+    pub fn begin_listing(&mut self) -> Vec<Holdings> {
+        self.lifted_since_start.get_or_insert_default();
+        self.listing_is_stale = false;
+        self.world.holdings()
     }
 
     /// Takes over what the world holds and we do not know, as bans that somebody else made.
     pub fn adopt(&mut self, held: Vec<Held>, now: Now) {
-        let lifted_meanwhile = self.lifted_since_listing.take().unwrap_or_default();
-        let mut friends = Vec::new();
-        for held in held {
-            let source = held.source;
-            if self.bans.get(source).is_some() || lifted_meanwhile.contains(&source) {
-                continue;
-            }
-            if self.guard.friend(source).is_some() {
-                friends.push(source);
-                continue;
-            }
-            let ban = held.into_ban(now);
-            info!("adopted from the kernel: {}", banned(&ban));
-            self.counters.adopted += 1;
+        let lifted = self.lifted_since_start.take().unwrap_or_default();
+        if std::mem::take(&mut self.listing_is_stale) {
+            return;
+        }
+        let is_news = |source| self.bans.get(source).is_none() && !lifted.contains(&source);
+        let (friends, held): (Vec<Held>, Vec<Held>) = held
+            .into_iter()
+            .filter(|held| is_news(held.source))
+            .partition(|held| self.guard.friend(held.source).is_some());
+        let adopted: Vec<Ban> = held.into_iter().map(|held| held.into_ban(now)).collect();
+        self.counters.adopted += adopted.len() as u64;
+        log_each(&adopted, |ban| {
+            format!("adopted from the kernel: {}", banned(ban))
+        });
+        for ban in adopted {
             self.record(
                 Record::Ban {
                     ban: ban.clone(),
@@ -545,9 +541,22 @@ impl Engine {
             );
             self.bans.insert(ban);
         }
+        self.end_friends(friends.iter().map(|held| held.source).collect(), now);
+    }
+
+    /// Ends the bans of those who are friends by now.
+    fn end_friends(&mut self, friends: Vec<Source>, now: Now) {
         if !friends.is_empty() {
             self.lift(&friends, Ending::Ignored, "portsentry", now);
         }
+    }
+
+    /// Leaves no trace in the world. History keeps the bans: the next start puts them back.
+    ///
+    /// # Errors
+    /// Something of ours is still there.
+    pub fn withdraw(&mut self) -> Result<(), String> {
+        self.world.withdraw()
     }
 
     /// Takes another configuration. Who is a friend by it is unbanned.
@@ -574,15 +583,13 @@ impl Engine {
 
     fn lift_friends(&mut self, now: Now) {
         let is_friend = |ban: &&Ban| self.guard.friend(ban.source).is_some();
-        let friends: Vec<Source> = self
+        let friends = self
             .bans
             .iter()
             .filter(is_friend)
             .map(|ban| ban.source)
             .collect();
-        if !friends.is_empty() {
-            self.lift(&friends, Ending::Ignored, "portsentry", now);
-        }
+        self.end_friends(friends, now);
     }
 
     /// Hands a record to history; the mark up to which history must have written for it to be safe.
@@ -591,7 +598,8 @@ impl Engine {
             Ok(seq) => Some(seq),
             Err(full) => {
                 self.counters.unrecorded += 1;
-                self.complain(full.to_string(), now);
+                self.complaints
+                    .add(About::History, now, || full.to_string());
                 None
             }
         }
@@ -612,9 +620,14 @@ impl Engine {
         }
     }
 
-    /// What is banned, for loading a past.
-    pub fn bans_mut(&mut self) -> &mut Bans {
-        &mut self.bans
+    /// Takes a past from history: it counts towards the length of the source's next ban.
+    pub fn remember(&mut self, source: Source, past: Past) {
+        self.bans.remember(source, past);
+    }
+
+    /// Forgets pasts that ended before that moment.
+    pub fn forget_before(&mut self, moment: Wall) {
+        self.bans.forget_before(moment);
     }
 
     /// The history's writer.
@@ -632,50 +645,42 @@ impl Engine {
     /// How many bans are in force, as far as the responders acknowledged.
     #[must_use]
     pub fn enforced(&self) -> usize {
-        self.bans.len() - self.unenforced.len()
+        self.bans.len().saturating_sub(self.world.missing())
     }
 
-    /// Since when not every intended ban is in force.
+    /// Since when not every intended ban is in force, or not every lifted one is lifted.
     #[must_use]
     pub fn differs_since(&self) -> Option<Mono> {
-        self.differs_since
+        self.world.differs_since()
     }
 
-    /// What was complained of within the last minute, or still goes wrong.
+    /// What went wrong within the last minute.
     #[must_use]
-    pub fn trouble(&self, now: Mono) -> Option<&str> {
-        let (complaint, since) = self.trouble.as_ref()?;
-        let stands = self.differs_since.is_some() || now.since(*since) < COMPLAINT_STANDS;
-        stands.then_some(complaint)
+    pub fn troubles(&self, now: Mono) -> Vec<String> {
+        self.complaints.list(now)
     }
 
     /// The responders' names, the primary one first.
     #[must_use]
     pub fn responder_names(&self) -> Vec<&'static str> {
-        self.responders.names()
+        self.world.names()
     }
 
-    /// The jobs that list what the world holds, for [`adopt`](Self::adopt). From now on until then, what is lifted is remembered.
+    /// Ends the engine, and gives back the history's writer, who may have something to write yet.
     #[must_use]
-    pub fn begin_listing(&mut self) -> Vec<Holdings> {
-        self.lifted_since_listing = Some(HashSet::new());
-        self.responders.holdings()
-    }
-
-    /// Ends the engine: history is written out, the responders are given back.
-    #[must_use]
-    pub fn close(self) -> (Responders, Recorder) {
-        (self.responders, self.recorder)
+    pub fn close(self) -> Recorder {
+        self.recorder
     }
 }
 
-/// Failures as one sentence.
-fn sentence(failures: &[respond::Error]) -> String {
-    failures
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+/// Logs a line for each, and beyond [`LINES`] how many more there are.
+fn log_each<T>(items: &[T], line: impl Fn(&T) -> String) {
+    for item in items.iter().take(LINES) {
+        info!("{}", line(item));
+    }
+    if items.len() > LINES {
+        info!("… and {} more of the same", items.len() - LINES);
+    }
 }
 
 /// How old an answer about a service may be.

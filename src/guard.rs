@@ -1,7 +1,7 @@
 //! Who is never banned, and which ports are traps. The facts are found out elsewhere and handed in.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -143,7 +143,7 @@ impl Guard {
     }
 }
 
-/// Addresses that belong to no single host: a ban of them would hit everybody, or ourselves.
+/// Addresses that belong to no single host: a ban of them, or of a prefix that holds one, would hit everybody or ourselves.
 fn is_special(source: Source) -> bool {
     let is_special_address = match source.address() {
         IpAddr::V4(v4) => {
@@ -151,21 +151,16 @@ fn is_special(source: Source) -> bool {
         }
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_multicast(),
     };
-    let specials = [
-        "0.0.0.0",
-        "127.0.0.1",
-        "255.255.255.255",
-        "224.0.0.0",
-        "::1",
-    ];
-    let holds_special = || {
-        specials.iter().any(|text| {
-            text.parse()
-                .is_ok_and(|special: IpAddr| source.covers(special))
-        })
-    };
-    is_special_address || (!source.is_address() && holds_special())
+    is_special_address || SPECIAL.iter().any(|special| source.covers(*special))
 }
+
+/// An address of each special kind that a prefix may hold without beginning with one.
+const SPECIAL: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::BROADCAST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 impl fmt::Display for Friend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

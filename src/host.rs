@@ -3,7 +3,6 @@
 //! Its rooms: [`Facts`] is what is known, [`Services`] asks who uses a port, [`FileWatch`] sees files change.
 //! Facts only; what follows from them is for `guard` and `policy`. No routes, resolvers or sessions yet.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -11,10 +10,12 @@ use netlink_sys::constants::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 
 pub use self::facts::{Address, Facts, Link};
+pub use self::flows::Flows;
 pub use self::services::Services;
 pub use self::watch::FileWatch;
 
 mod facts;
+mod flows;
 mod netlink;
 mod services;
 mod watch;
@@ -76,6 +77,9 @@ pub enum Error {
         /// `tcp` or `udp`.
         protocol: &'static str,
     },
+    /// The look-up of a flow failed.
+    #[error("cannot ask connection tracking what answers us: {0}")]
+    Flows(NetlinkError),
     /// inotify is not to be had.
     #[error("cannot watch files for changes: {0}")]
     Watch(io::Error),
@@ -147,13 +151,6 @@ impl Host {
         self.facts = facts;
         Ok(Some(&self.facts))
     }
-}
-
-/// What the kernel calls this boot: another one after each reboot. `None` where `/proc` is not to be had.
-#[must_use]
-pub fn boot_id() -> Option<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 fn subscribe() -> io::Result<Socket> {
@@ -297,7 +294,7 @@ mod tests {
             let lines: String = (0..250)
                 .map(|n| format!("addr add 10.9.0.{n}/16 dev v0\n"))
                 .collect();
-            fs::write(batch.path(), lines).unwrap();
+            std::fs::write(batch.path(), lines).unwrap();
             ip(&format!("-batch {}", batch.path().display()));
 
             let error = host.events.recv(&mut Vec::with_capacity(64), 0);
@@ -316,19 +313,12 @@ mod tests {
             let lines: String = (0..3000)
                 .map(|n| format!("addr add 10.9.{}.{}/16 dev v0\n", n / 250, n % 250))
                 .collect();
-            fs::write(batch.path(), lines).unwrap();
+            std::fs::write(batch.path(), lines).unwrap();
             ip(&format!("-batch {}", batch.path().display()));
             let host = Host::open().unwrap();
             assert_eq!(host.facts().addresses().len(), 2 + 3000);
             assert!(owns(host.facts(), "10.9.11.249"));
             assert_eq!(host.facts().on_link().len(), 1);
         });
-    }
-
-    #[test]
-    fn a_boot_has_a_name() {
-        let id = boot_id().unwrap();
-        assert_eq!(id.len(), 36, "{id}");
-        assert_eq!(boot_id(), Some(id));
     }
 }

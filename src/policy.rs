@@ -30,20 +30,20 @@ pub enum Spare {
     LogOnly,
     /// As many bans run as may.
     Limit,
-    /// As many bans began within this second as may.
+    /// As many scans were acted on within this second as may be: a flood fills neither the kernel nor the log.
     Rate,
 }
 
 /// What follows from `scan`, whose source is no friend, is not banned, and whose port is a trap.
 pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now: Now) -> Verdict {
+    if bans.begun_within_a_second(now.mono) >= rules.rate {
+        return Verdict::Spare(Spare::Rate);
+    }
     if response == Response::Log {
         return Verdict::Spare(Spare::LogOnly);
     }
     if bans.len() >= usize::try_from(rules.limit).unwrap_or(usize::MAX) {
         return Verdict::Spare(Spare::Limit);
-    }
-    if bans.begun_within_a_second(now.mono) >= rules.rate {
-        return Verdict::Spare(Spare::Rate);
     }
     let length = length_of_next(rules, bans.past(scan.source), now);
     Verdict::Ban(Ban {
@@ -175,6 +175,7 @@ mod tests {
             source: "203.0.113.7".parse().unwrap(),
             dest: "192.0.2.1".parse().unwrap(),
             protocol: Protocol::Tcp,
+            source_port: 40_000,
             port: 23,
             scan_type: ScanType::Syn,
             ip_options: false,
@@ -267,10 +268,8 @@ mod tests {
     #[test]
     fn limits_spare() {
         let mut bans = Bans::default();
-        bans.begin(
-            banned(judge(&scan(), Response::Ban, &rules(), &bans, NOW)),
-            NOW.mono,
-        );
+        bans.insert(banned(judge(&scan(), Response::Ban, &rules(), &bans, NOW)));
+        bans.count_new(NOW.mono);
         let full = BanRules {
             limit: 1,
             ..rules()
@@ -283,6 +282,11 @@ mod tests {
         assert_eq!(
             judge(&scan(), Response::Ban, &slow, &bans, NOW),
             Verdict::Spare(Spare::Rate)
+        );
+        assert_eq!(
+            judge(&scan(), Response::Log, &slow, &bans, NOW),
+            Verdict::Spare(Spare::Rate),
+            "a flood does not fill the log either"
         );
         let next = NOW.later(Duration::from_secs(1));
         banned(judge(&scan(), Response::Ban, &slow, &bans, next));

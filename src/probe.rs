@@ -48,6 +48,8 @@ pub struct Probe {
     pub dest: IpAddr,
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// The port it was sent from.
+    pub source_port: u16,
     /// The destination port.
     pub port: u16,
     /// What it looks like.
@@ -96,18 +98,12 @@ pub fn parse_ipv6_payload(
     protocol: Protocol,
     payload: &[u8],
 ) -> Result<Probe, Skip> {
-    let (port, scan_type) = match protocol {
+    refuse_mapped(source, dest)?;
+    let transport = match protocol {
         Protocol::Tcp => tcp(payload, false)?,
         Protocol::Udp => udp(payload)?,
     };
-    Ok(Probe {
-        source: source.into(),
-        dest: dest.into(),
-        protocol,
-        port,
-        scan_type,
-        ip_options: false,
-    })
+    Ok(transport.between(source.into(), dest.into(), false))
 }
 
 impl Protocol {
@@ -213,16 +209,13 @@ fn parse_ipv4(packet: &[u8]) -> Result<Probe, Skip> {
         .get(header_len..total_len.min(packet.len()))
         .ok_or(Skip::CutShort)?;
     let first_fragment = ip.get_flags() & Ipv4Flags::MoreFragments != 0;
-    let (protocol, port, scan_type) =
-        read_transport(ip.get_next_level_protocol(), transport, first_fragment)?;
-    Ok(Probe {
-        source: ip.get_source().into(),
-        dest: ip.get_destination().into(),
-        protocol,
-        port,
-        scan_type,
-        ip_options: header_len > Ipv4Packet::minimum_packet_size(),
-    })
+    let transport = read_transport(ip.get_next_level_protocol(), transport, first_fragment)?;
+    let ip_options = header_len > Ipv4Packet::minimum_packet_size();
+    Ok(transport.between(
+        ip.get_source().into(),
+        ip.get_destination().into(),
+        ip_options,
+    ))
 }
 
 fn parse_ipv6(packet: &[u8]) -> Result<Probe, Skip> {
@@ -237,15 +230,50 @@ fn parse_ipv6(packet: &[u8]) -> Result<Probe, Skip> {
         .ok_or(Skip::CutShort)?;
     let payload = payload.get(..payload_len).unwrap_or(payload);
     let (next, transport, first_fragment) = skip_extensions(ip.get_next_header(), payload)?;
-    let (protocol, port, scan_type) = read_transport(next, transport, first_fragment)?;
-    Ok(Probe {
-        source: ip.get_source().into(),
-        dest: ip.get_destination().into(),
-        protocol,
-        port,
-        scan_type,
-        ip_options: false,
-    })
+    let (source, dest) = (ip.get_source(), ip.get_destination());
+    refuse_mapped(source, dest)?;
+    let transport = read_transport(next, transport, first_fragment)?;
+    Ok(transport.between(source.into(), dest.into(), false))
+}
+
+/// An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) has no business on a wire, and Linux drops such packets before any
+/// socket (net/ipv6/ip6_input.c, `ip6_rcv_core`). A packet socket looks earlier: to believe it would be to ban, on a forged
+/// IPv6 packet's word, an IPv4 host.
+fn refuse_mapped(source: Ipv6Addr, dest: Ipv6Addr) -> Result<(), Skip> {
+    let is_mapped = source.to_ipv4_mapped().is_some() || dest.to_ipv4_mapped().is_some();
+    if is_mapped {
+        Err(Skip::Malformed)
+    } else {
+        Ok(())
+    }
+}
+
+/// What a transport header says.
+struct Transport {
+    protocol: Protocol,
+    source_port: u16,
+    port: u16,
+    scan_type: ScanType,
+}
+
+impl Transport {
+    fn between(self, source: IpAddr, dest: IpAddr, ip_options: bool) -> Probe {
+        let Self {
+            protocol,
+            source_port,
+            port,
+            scan_type,
+        } = self;
+        Probe {
+            source,
+            dest,
+            protocol,
+            source_port,
+            port,
+            scan_type,
+            ip_options,
+        }
+    }
 }
 
 /// Walks the extension headers to the transport header. The last of the three says whether this is the first of several fragments.
@@ -296,17 +324,16 @@ fn read_transport(
     protocol: IpNextHeaderProtocol,
     transport: &[u8],
     first_fragment: bool,
-) -> Result<(Protocol, u16, ScanType), Skip> {
-    let (protocol, (port, scan_type)) = match protocol {
-        IpNextHeaderProtocols::Tcp => (Protocol::Tcp, tcp(transport, first_fragment)?),
-        IpNextHeaderProtocols::Udp => (Protocol::Udp, udp(transport)?),
-        _ => return Err(Skip::OtherProtocol),
-    };
-    Ok((protocol, port, scan_type))
+) -> Result<Transport, Skip> {
+    match protocol {
+        IpNextHeaderProtocols::Tcp => tcp(transport, first_fragment),
+        IpNextHeaderProtocols::Udp => udp(transport),
+        _ => Err(Skip::OtherProtocol),
+    }
 }
 
-/// The port and type of a TCP segment, whole or as far as the first fragment of it goes.
-fn tcp(segment: &[u8], first_fragment: bool) -> Result<(u16, ScanType), Skip> {
+/// The ports and type of a TCP segment, whole or as far as the first fragment of it goes.
+fn tcp(segment: &[u8], first_fragment: bool) -> Result<Transport, Skip> {
     let mut padded = [0; TcpPacket::minimum_packet_size()];
     if segment.len() < padded.len() {
         if segment.len() < PORTS_END {
@@ -320,9 +347,14 @@ fn tcp(segment: &[u8], first_fragment: bool) -> Result<(u16, ScanType), Skip> {
         padded.copy_from_slice(&segment[..TcpPacket::minimum_packet_size()]);
     }
     let tcp = TcpPacket::new(&padded).expect("the buffer is as long as a TCP header");
-    let port = tcp.get_destination();
+    let of_type = |scan_type| Transport {
+        protocol: Protocol::Tcp,
+        source_port: tcp.get_source(),
+        port: tcp.get_destination(),
+        scan_type,
+    };
     if segment.len() < FLAGS_END {
-        return Ok((port, ScanType::Fragment));
+        return Ok(of_type(ScanType::Fragment));
     }
     if tcp.get_data_offset() < 5 {
         return Err(Skip::Malformed);
@@ -337,7 +369,7 @@ fn tcp(segment: &[u8], first_fragment: bool) -> Result<(u16, ScanType), Skip> {
         TcpFlags::SYN => ScanType::Syn,
         _ => ScanType::Odd,
     };
-    Ok((port, scan_type))
+    Ok(of_type(scan_type))
 }
 
 /// How far into a TCP header the ports reach.
@@ -345,9 +377,14 @@ const PORTS_END: usize = 4;
 /// How far into a TCP header the flags reach.
 const FLAGS_END: usize = 14;
 
-fn udp(datagram: &[u8]) -> Result<(u16, ScanType), Skip> {
+fn udp(datagram: &[u8]) -> Result<Transport, Skip> {
     let udp = UdpPacket::new(datagram).ok_or(Skip::CutShort)?;
-    Ok((udp.get_destination(), ScanType::Udp))
+    Ok(Transport {
+        protocol: Protocol::Udp,
+        source_port: udp.get_source(),
+        port: udp.get_destination(),
+        scan_type: ScanType::Udp,
+    })
 }
 
 #[cfg(test)]

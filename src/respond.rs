@@ -46,6 +46,12 @@ pub trait Responder {
     /// When the world could not be asked.
     fn find(&mut self, source: Source) -> Result<Option<Held>, Error>;
 
+    /// Lifts every ban it holds, those that nobody here knows of too.
+    ///
+    /// # Errors
+    /// When at least one may still hold.
+    fn unban_all(&mut self) -> Result<(), Error>;
+
     /// Whether, since this was last asked, somebody was found to have taken bans away (a flushed ruleset, a deleted
     /// table): then all bans are to be replayed.
     fn take_lost(&mut self) -> bool;
@@ -125,6 +131,8 @@ pub struct Error {
     pub message: String,
     /// The world is full: the bans of this call that do not hold may fit later.
     pub full: bool,
+    /// Those of the call's sources that may not be as asked; empty: all of them may not be.
+    pub sources: Vec<Source>,
 }
 
 /// The responders that the configuration names, asked one after the other. One that fails does not keep the next from its work.
@@ -192,6 +200,12 @@ impl Responders {
     #[must_use]
     pub fn unban(&mut self, sources: &[Source]) -> Vec<Error> {
         self.each(sources.is_empty(), |responder| responder.unban(sources))
+    }
+
+    /// [`Responder::unban_all`] of all.
+    #[must_use]
+    pub fn unban_all(&mut self) -> Vec<Error> {
+        self.each(false, Responder::unban_all)
     }
 
     /// [`Responder::withdraw`] of all.

@@ -62,7 +62,10 @@ pub(super) fn unban(
 fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
     privilege::require()?;
     let _lock = StateLock::acquire(&config.history.file)?;
-    let history = History::open(&config.history.file)?;
+    let history = match History::open(&config.history.file) {
+        Ok(history) => history,
+        Err(cause) => return Err(without_history(config, request, &cause)),
+    };
     let now = Now::read();
     let bans = match request {
         Request::Unban { sources } => {
@@ -94,11 +97,39 @@ fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
     let uid = nix::unistd::getuid();
     let Outcome { lines, .. } =
         command::carry_out(&mut engine, request.clone(), &format!("uid {uid}"), now);
-    let (_, recorder) = engine.close();
+    let recorder = engine.close();
     recorder
         .stop(LAST_WORDS)
         .map_err(|unwritten| Failure::from(unwritten.to_string()))?;
     Ok(lines)
+}
+
+/// Who is locked out on a day when history is spoilt is let in all the same; the failure says what that leaves undone.
+fn without_history(config: &Config, request: &Request, cause: &history::Error) -> Failure {
+    let lift = |mut responders: Responders| match request {
+        Request::Unban { sources } => {
+            let sources = sources
+                .iter()
+                .filter_map(|text| text.parse::<Source>().ok());
+            let covering: Vec<Source> = sources
+                .flat_map(|source| [source, config.ban.widest(source)])
+                .collect();
+            responders.unban(&covering)
+        }
+        _ => responders.unban_all(),
+    };
+    if matches!(request, Request::Ban { .. }) {
+        return Failure::from(cause.to_string());
+    }
+    let failures = Responders::configured(config).map_or_else(|error| vec![error], lift);
+    let kernel = match failures.first() {
+        None => {
+            "lifted in the kernel all the same; a history put back later may bring the ban back"
+                .to_owned()
+        }
+        Some(failure) => failure.to_string(),
+    };
+    Failure::from(format!("{cause}\n{kernel}"))
 }
 
 /// How long history may take to be written.

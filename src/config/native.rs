@@ -503,7 +503,7 @@ mod tests {
         nix::unistd::setfsuid(65534.into()); // this thread alone; root may read everything
         let complaint = shown(&at("secret.toml"));
         nix::unistd::setfsuid(nix::unistd::geteuid());
-        assert!(complaint.ends_with(": permission denied; run this as root, or let this user read the file and its directory"), "{complaint}");
+        assert!(complaint.ends_with(": permission denied; it must belong to the user portsentry runs as or be readable for all, also for root, who gives up the right to read everything"), "{complaint}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::Daemon;
+use super::{Daemon, Error};
 use crate::clock::{Mono, Now};
 use crate::command;
 use crate::control::{Client, Line, Request, Step};
@@ -16,6 +16,10 @@ const MAX_CLIENTS: usize = 64;
 
 /// A client that neither asks nor reads for so long is hung up on.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How long an answer waits for history, within the client's patience for an ordinary job and for one it was told is long.
+const HISTORY_TAKES: Duration = Duration::from_secs(1);
+const LONG_JOB_TAKES: Duration = Duration::from_secs(30);
 
 /// Those who are being answered, by a number of their own.
 #[derive(Default)]
@@ -37,8 +41,12 @@ enum Answer {
     NotAsked,
     /// These are still to be listed.
     Listing(std::vec::IntoIter<Source>),
-    /// Ready, but history must have written up to the mark first.
-    AfterHistory(Seq, Vec<Line>),
+    /// Ready, but history must have written up to the mark first, which is waited for until then.
+    AfterHistory {
+        mark: Seq,
+        lines: Vec<Line>,
+        until: Mono,
+    },
     /// All of it is in the client's outbox.
     Complete,
 }
@@ -70,23 +78,29 @@ impl Clients {
             .map(|conversation| conversation.client.as_fd())
     }
 
-    /// When the next client is hung up on if nothing moves.
+    /// Hangs up on this one.
+    pub(super) fn remove(&mut self, id: u64) {
+        self.talking.remove(&id);
+    }
+
+    /// When the next client is hung up on, or answered without history, if nothing moves.
     pub(super) fn next_deadline(&self) -> Option<Mono> {
-        self.talking
-            .values()
-            .map(|conversation| conversation.moved.later(IDLE))
-            .min()
+        self.talking.values().map(Conversation::deadline).min()
     }
 
     /// Hangs up on those who dawdle.
     pub(super) fn drop_idle(&mut self, now: Mono) {
+        let waits_for_us = |conversation: &Conversation| {
+            matches!(conversation.answer, Answer::AfterHistory { .. })
+        };
         self.talking
-            .retain(|_, conversation| now.since(conversation.moved) < IDLE);
+            .retain(|_, conversation| waits_for_us(conversation) || now < conversation.deadline());
     }
 
     fn waiting_for_history(&self) -> Vec<u64> {
-        let waits =
-            |conversation: &Conversation| matches!(conversation.answer, Answer::AfterHistory(..));
+        let waits = |conversation: &Conversation| {
+            matches!(conversation.answer, Answer::AfterHistory { .. })
+        };
         self.talking
             .iter()
             .filter(|(_, conversation)| waits(conversation))
@@ -95,33 +109,46 @@ impl Clients {
     }
 }
 
+impl Conversation {
+    fn deadline(&self) -> Mono {
+        match self.answer {
+            Answer::AfterHistory { until, .. } => until,
+            _ => self.moved.later(IDLE),
+        }
+    }
+}
+
 impl Daemon {
     /// Something can be read from or written to client `id`.
-    pub(super) fn client_moves(&mut self, id: u64, now: Now) {
+    ///
+    /// # Errors
+    /// History could not be put back before a request that changes bans.
+    pub(super) fn client_moves(&mut self, id: u64, now: Now) -> Result<(), Error> {
         let Some(conversation) = self.clients.talking.get_mut(&id) else {
-            return;
+            return Ok(());
         };
         conversation.moved = now.mono;
         if matches!(conversation.answer, Answer::NotAsked) {
             let step = conversation.client.read();
             let uid = conversation.client.uid;
             let answer = match step {
-                Step::Wait => return,
+                Step::Wait => return Ok(()),
                 Step::Gone => {
-                    self.clients.talking.remove(&id);
-                    return;
+                    self.clients.remove(id);
+                    return Ok(());
                 }
                 Step::Nonsense(why) => self.at_once(id, vec![Line::Failed(why)]),
-                Step::Ask(request) => self.answer(id, request, uid, now),
+                Step::Ask(request) => self.answer(id, request, uid, now)?,
             };
             if let Some(conversation) = self.clients.talking.get_mut(&id) {
                 conversation.answer = answer;
             }
         }
         self.send(id, now);
+        Ok(())
     }
 
-    /// History has written on: answer those who waited for it.
+    /// History may have written on, or not for too long: answer those who wait for it.
     pub(super) fn history_moves(&mut self, now: Now) {
         for id in self.clients.waiting_for_history() {
             self.send(id, now);
@@ -138,8 +165,15 @@ impl Daemon {
         loop {
             match answer {
                 Answer::NotAsked => return,
-                Answer::AfterHistory(mark, _) if *mark > written => return,
-                Answer::AfterHistory(_, lines) => {
+                Answer::AfterHistory { mark, lines, until } => {
+                    if *mark > written {
+                        let trouble = self.engine.recorder().trouble();
+                        if trouble.is_none() && now.mono < *until {
+                            return;
+                        }
+                        lines.pop();
+                        lines.push(Line::Failed(not_in_history(trouble.as_deref())));
+                    }
                     lines.drain(..).for_each(|line| client.push(&line));
                     *answer = Answer::Complete;
                 }
@@ -175,8 +209,8 @@ impl Daemon {
         Answer::Complete
     }
 
-    fn answer(&mut self, id: u64, request: Request, uid: u32, now: Now) -> Answer {
-        match request {
+    fn answer(&mut self, id: u64, request: Request, uid: u32, now: Now) -> Result<Answer, Error> {
+        Ok(match request {
             Request::Status => {
                 let status = Line::Status(Box::new(self.status(now)));
                 self.at_once(id, vec![status, Line::Done])
@@ -188,9 +222,25 @@ impl Daemon {
                 Answer::Listing(sources.into_iter())
             }
             change @ (Request::Ban { .. } | Request::Unban { .. } | Request::UnbanAll) => {
-                let outcome =
-                    command::carry_out(&mut self.engine, change, &format!("uid {uid}"), now);
-                Answer::AfterHistory(outcome.recorded.unwrap_or_default(), outcome.lines)
+                let is_long = self.replay.is_some() || matches!(change, Request::UnbanAll);
+                if is_long {
+                    self.ask_for_patience(id);
+                }
+                // What history still has to say comes first, or it would undo what is decided now.
+                while self.replay.is_some() {
+                    self.replay_some(now)?;
+                }
+                let by = format!("uid {uid}");
+                let outcome = command::carry_out(&mut self.engine, change, &by, now);
+                Answer::AfterHistory {
+                    mark: outcome.recorded.unwrap_or_default(),
+                    lines: outcome.lines,
+                    until: now.mono.later(if is_long {
+                        LONG_JOB_TAKES
+                    } else {
+                        HISTORY_TAKES
+                    }),
+                }
             }
             Request::Reload => {
                 let line = match self.reload(now) {
@@ -199,6 +249,23 @@ impl Daemon {
                 };
                 self.at_once(id, line)
             }
+        })
+    }
+
+    /// Tells client `id` that this may take long.
+    fn ask_for_patience(&mut self, id: u64) {
+        if let Some(conversation) = self.clients.talking.get_mut(&id) {
+            conversation.client.push(&Line::Wait);
+            // If it has gone away, its answer will find that out.
+            let _ = conversation.client.flush();
         }
     }
+}
+
+fn not_in_history(trouble: Option<&str>) -> String {
+    let trouble = trouble.unwrap_or("the disk is slow");
+    format!(
+        "done in the kernel, but history has not written it yet ({trouble}): if portsentry is stopped before it has, \
+         its next start knows nothing of this"
+    )
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
-use super::{Daemon, clients::Clients, interfaces_of, watched_by};
+use super::{Daemon, Later, clients::Clients, follow};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
 use crate::config::{self, Complaints};
@@ -22,7 +22,7 @@ use crate::guard::Guard;
 use crate::history::lock::LockError;
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock};
-use crate::host::{self, Host, Services};
+use crate::host::{self, Flows, Host, Services};
 use crate::policy::{MAX_PAST, Past};
 use crate::privilege;
 use crate::respond::{self, Held, Holdings, Prepared, Responders};
@@ -174,13 +174,7 @@ impl Daemon {
             path: config.control.socket.display().to_string(),
             source,
         })?;
-        let ignore_files: Vec<_> = config
-            .ignore
-            .files
-            .iter()
-            .map(|file| file.path.clone())
-            .collect();
-        let ignore_watch = super::watch_files(&ignore_files)?;
+        let ignore_watch = follow::watch(&config)?;
 
         let mut responders = Responders::configured(&config)?;
         for (name, prepared) in responders.prepare()? {
@@ -188,18 +182,15 @@ impl Daemon {
         }
         let capture = Capture::open(capture::Settings {
             method: config.capture.method,
-            interfaces: interfaces_of(&config, host.facts()),
-            watched: watched_by(&config),
+            interfaces: follow::interfaces_of(&config, host.facts()),
+            watched: follow::watched_by(&config),
         })?;
+        let reader = History::open_read_only(&config.history.file)?;
         privilege::drop_to_needed()?;
 
         let now = Now::read();
-        let reader = History::open_read_only(&config.history.file)?;
         let recorder = Recorder::start(history, config.history.text.clone())
             .map_err(Error::thread("write history"))?;
-        if let Some(memory) = config.ban.memory {
-            recorder.prune(now.wall.earlier(memory));
-        }
         let guard = Guard::new(&config, ignored, host.facts().clone());
         let mut engine = Engine::new(config, guard, responders, recorder);
         if let Some(history) = &reader {
@@ -213,6 +204,7 @@ impl Daemon {
             probes: Vec::with_capacity(capture::BATCH),
             host,
             services,
+            flows: Flows::open(),
             ignore_watch,
             signals,
             epoll,
@@ -225,6 +217,8 @@ impl Daemon {
             adoption: None,
             ready_at: None,
             renewals: 0,
+            history_trouble: None,
+            later: Later::default(),
             stopping: false,
             _lock: lock,
         })
@@ -234,10 +228,16 @@ impl Daemon {
     pub(super) fn ready(&mut self, now: Now) -> Result<(), Error> {
         self.replay = None;
         self.ready_at = Some(now.mono);
-        let jobs = self.engine.begin_listing();
-        self.adoption = Adoption::begin(jobs)?;
-        if let Some(adoption) = &self.adoption {
-            self.add(adoption.done.as_fd(), super::Token::Adoption)?;
+        self.list_the_world()?;
+        self.prune(now);
+        if self.engine.config().ignore.host.len() > 1 {
+            info!(
+                "never banned: this host's own addresses and the ignore lists. Gateways, name servers and ssh peers are not \
+                 found out by this version: name them in an ignore list"
+            );
+        }
+        for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
+            warn!("capture.interfaces names {name}, which is not there: nothing is seen on it");
         }
         info!(
             "ready: {} bans in force from history",
@@ -250,6 +250,18 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Has the kernel's bans listed on another thread, for those that history lacks.
+    pub(super) fn list_the_world(&mut self) -> Result<(), Error> {
+        let jobs = self.engine.begin_listing();
+        self.adoption = Adoption::begin(jobs)?;
+        match &self.adoption {
+            Some(adoption) => self.add(adoption.done.as_fd(), super::Token::Adoption),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Past bans count towards the length of the next.
 fn remember_the_past(engine: &mut Engine, history: &History, now: Now) -> Result<(), Error> {
     let memory = engine.config().ban.memory;
@@ -258,9 +270,7 @@ fn remember_the_past(engine: &mut Engine, history: &History, now: Now) -> Result
         let count = past.bans.saturating_sub(u32::from(runs_still));
         let last_end = past.last_end.map_or(now.wall, |end| end.min(now.wall));
         if count > 0 {
-            engine
-                .bans_mut()
-                .remember(past.source, Past { count, last_end });
+            engine.remember(past.source, Past { count, last_end });
         }
     }
     Ok(())

@@ -17,6 +17,8 @@ pub struct Counters {
     pub ignored: u64,
     /// … to a port that something is bound to.
     pub services: u64,
+    /// … that answered traffic of ours.
+    pub answers: u64,
     /// … to a trap: evidence.
     pub hits: u64,
     /// Scans found.

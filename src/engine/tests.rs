@@ -11,13 +11,15 @@ use crate::config;
 use crate::history::History;
 use crate::host::{Address, Link};
 use crate::probe::ScanType;
-use crate::respond::{HeldClock, Prepared, Responder};
+use crate::respond::{self, HeldClock, Prepared, Responder};
 
 const NOW: Now = Now {
     mono: Mono(1_000_000),
     wall: Wall(1_800_000_000_000),
 };
 const HOST: &str = "192.0.2.1";
+/// What comes from this port is an answer.
+const ANSWERING: u16 = 123;
 const STRANGER: &str = "203.0.113.7";
 
 /// What a responder holds, and how it behaves; shared with the test.
@@ -26,6 +28,8 @@ struct World {
     held: BTreeMap<Source, Option<Duration>>,
     broken: bool,
     lost: bool,
+    /// The table is not the one we made.
+    gone: bool,
     transactions: usize,
 }
 
@@ -41,6 +45,7 @@ impl Fake {
                 responder: "fake",
                 message,
                 full: false,
+                sources: Vec::new(),
             });
         }
         act(&mut world);
@@ -53,7 +58,13 @@ impl Responder for Fake {
         "fake"
     }
     fn prepare(&mut self) -> Result<Prepared, respond::Error> {
-        self.act(|_| {}).map(|()| Prepared::Created)
+        let gone = std::mem::take(&mut self.0.borrow_mut().gone);
+        self.act(|_| {})?;
+        Ok(if gone {
+            Prepared::Created
+        } else {
+            Prepared::Adopted
+        })
     }
     fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), respond::Error> {
         self.act(|world| {
@@ -75,6 +86,9 @@ impl Responder for Fake {
             reason: None,
             clock: None,
         }))
+    }
+    fn unban_all(&mut self) -> Result<(), respond::Error> {
+        self.act(|world| world.held.clear())
     }
     fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().lost)
@@ -138,9 +152,12 @@ impl Bench {
 
     fn see(&mut self, probes: &[Probe], now: Now) {
         let (listening, asked) = (&self.listening, &mut self.asked);
-        let mut ask = |_: Protocol, at: SocketAddr| {
-            *asked += 1;
-            Ok(listening.contains(&at.port()))
+        let mut ask = |question: Question, probe: &Probe| match question {
+            Question::IsService => {
+                *asked += 1;
+                Ok(listening.contains(&probe.port))
+            }
+            Question::IsAnswer => Ok(probe.source_port == ANSWERING),
         };
         self.engine.probes(probes, now, &mut ask);
     }
@@ -166,7 +183,7 @@ impl Bench {
 
     /// What history holds once everything is written.
     fn past(self) -> Vec<(String, Option<&'static str>)> {
-        let (_, recorder) = self.engine.close();
+        let recorder = self.engine.close();
         recorder.stop(Duration::from_secs(10)).unwrap();
         let history = History::open_read_only(&self.dir.path().join("history.db"))
             .unwrap()
@@ -188,6 +205,7 @@ fn syn(source: &str, dest: &str, port: u16) -> Probe {
         source: source.parse().unwrap(),
         dest: dest.parse().unwrap(),
         protocol: Protocol::Tcp,
+        source_port: 40_000,
         port,
         scan_type: ScanType::Syn,
         ip_options: false,
@@ -258,8 +276,8 @@ fn when_the_kernel_cannot_be_asked_nobody_is_banned() {
     assert!(bench.held().is_empty());
     assert_eq!(bench.engine.counters.unanswered, 3);
     assert_eq!(
-        bench.engine.trouble(NOW.mono),
-        Some("cannot tell services from traps: no sock_diag")
+        bench.engine.troubles(NOW.mono),
+        ["cannot tell traps from services, and probes from answers: no sock_diag"]
     );
 }
 
@@ -383,23 +401,21 @@ fn a_responder_that_fails_is_tried_again_until_all_is_in_force() {
     bench.world.borrow_mut().broken = true;
     bench.probes(STRANGER, &[1, 2, 3], NOW);
     assert_eq!((bench.engine.bans().len(), bench.engine.enforced()), (1, 0));
-    assert_eq!(
-        bench.engine.trouble(after(3600).mono),
-        Some("fake: out of order")
-    );
+    assert_eq!(bench.engine.troubles(NOW.mono), ["fake: out of order"]);
     assert_eq!(bench.engine.next_deadline(), Some(after(1).mono));
     bench.engine.tick(after(1));
     assert_eq!(bench.engine.enforced(), 0);
     bench.world.borrow_mut().broken = false;
-    bench.engine.tick(after(2));
+    bench.engine.tick(after(3));
     assert_eq!(
         (bench.held(), bench.engine.enforced()),
         (vec![STRANGER.to_owned()], 1)
     );
-    assert_eq!(bench.engine.trouble(after(2).mono), None);
+    assert_eq!(bench.engine.differs_since(), None);
+    assert!(bench.engine.troubles(NOW.mono).is_empty());
     assert_eq!(
         bench.world.borrow().held[&STRANGER.parse().unwrap()],
-        Some(Duration::from_secs(598))
+        Some(Duration::from_secs(597))
     );
 }
 
@@ -563,4 +579,128 @@ fn the_limit_spares_and_says_so() {
         bench.order("203.0.113.1").is_ok(),
         "a new end for one that is banned is no new ban"
     );
+}
+
+fn ban_of(source: &str) -> Ban {
+    Ban {
+        source: source.parse().unwrap(),
+        reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
+        origin: Origin::Scan,
+        start: NOW.wall,
+        end: Some(End::after(Duration::from_secs(240), NOW)),
+    }
+}
+
+#[test]
+fn what_is_decided_during_replay_is_newer_than_history() {
+    let mut bench = Bench::new("");
+    bench
+        .engine
+        .unban("203.0.113.1".parse().unwrap(), "uid 0", NOW);
+    bench.order("203.0.113.2").unwrap();
+    let bans = ["203.0.113.1", "203.0.113.2", "203.0.113.3"].map(ban_of);
+    bench.engine.replay(bans.to_vec(), NOW);
+    assert_eq!(bench.held(), ["203.0.113.2", "203.0.113.3"]);
+    let ordered = bench.engine.bans().get("203.0.113.2".parse().unwrap());
+    assert_eq!(ordered.unwrap().origin, Origin::Command);
+}
+
+#[test]
+fn unban_all_lifts_what_stands_in_the_world_alone_and_makes_a_listing_stale() {
+    let mut bench = Bench::new("");
+    bench.order("203.0.113.1").unwrap();
+    let unknown: Source = "203.0.113.9".parse().unwrap();
+    bench.world.borrow_mut().held.insert(unknown, None);
+    let _ = bench.engine.begin_listing();
+    let unbanned = bench.engine.unban_all("uid 0", NOW);
+    assert_eq!(unbanned.lifted.len(), 1);
+    assert!(bench.held().is_empty());
+    bench.engine.adopt(
+        vec![Held {
+            source: unknown,
+            reason: None,
+            clock: None,
+        }],
+        NOW,
+    );
+    assert!(bench.engine.bans().is_empty());
+}
+
+#[test]
+fn an_old_unban_that_failed_does_not_lift_a_new_ban() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.world.borrow_mut().broken = true;
+    bench.engine.unban(STRANGER.parse().unwrap(), "uid 0", NOW);
+    bench.world.borrow_mut().broken = false;
+    bench.probes(STRANGER, &[1, 2, 3], NOW.later(Duration::from_millis(500)));
+    bench.engine.tick(after(1));
+    bench.engine.tick(after(3));
+    assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn failures_are_tried_again_at_growing_intervals() {
+    let mut bench = Bench::new("");
+    bench.world.borrow_mut().broken = true;
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let mut now = NOW;
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let next = bench.engine.next_deadline().unwrap();
+        let pause = next.since(now.mono);
+        pauses.push(pause.as_secs());
+        now = now.later(pause);
+        bench.engine.tick(now);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+}
+
+#[test]
+fn what_somebody_took_away_is_put_back_when_asked_about() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.engine.verify(NOW);
+    assert_eq!(bench.engine.counters.repairs, 0);
+    {
+        let mut world = bench.world.borrow_mut();
+        world.held.clear();
+        world.gone = true;
+    }
+    bench.engine.verify(NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+    assert_eq!(bench.engine.counters.repairs, 1);
+}
+
+#[test]
+fn a_flood_in_log_only_mode_is_bounded_by_the_rate() {
+    let mut bench = Bench::new("tcp.response = \"log\"\ndetect.trigger = 1\nban.rate = 10");
+    for n in 1..=100 {
+        bench.probes(&format!("203.0.113.{n}"), &[1], NOW);
+    }
+    assert_eq!(bench.engine.counters.logged, 10);
+    assert_eq!(bench.engine.counters.spared_rate, 90);
+    assert_eq!(bench.past().len(), 10);
+}
+
+#[test]
+fn answers_to_our_own_questions_are_no_evidence() {
+    let mut bench = Bench::new("detect.trigger = 1");
+    let answer = Probe {
+        protocol: Protocol::Udp,
+        scan_type: ScanType::Udp,
+        source_port: ANSWERING,
+        ..syn(STRANGER, HOST, 215)
+    };
+    bench.see(&[answer; 3], NOW);
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.answers, 3);
+    bench.see(
+        &[Probe {
+            source_port: 40_000,
+            ..answer
+        }],
+        NOW,
+    );
+    assert_eq!(bench.held(), [STRANGER]);
 }

@@ -100,14 +100,15 @@ fn element(element: &View<sys::nftnl_set_elem>) -> Option<Element> {
         16 => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
         _ => return None,
     };
-    let left = long(element, sys::NFTNL_SET_ELEM_EXPIRATION).unwrap_or(0);
+    let left = long(element, sys::NFTNL_SET_ELEM_EXPIRATION);
+    // The kernel leaves the timeout out where it is the set's default one: then what is left is the best that is known.
+    let length = long(element, sys::NFTNL_SET_ELEM_TIMEOUT).or(left);
     let comment = element
         .data(sys::NFTNL_SET_ELEM_USERDATA)
         .and_then(decode_comment);
     Some(Element {
         key,
-        timeout: long(element, sys::NFTNL_SET_ELEM_TIMEOUT)
-            .map(|length| Timeout::found(length, left)),
+        timeout: length.map(|length| Timeout::found(length, left.unwrap_or(0))),
         comment: comment.as_deref().and_then(Comment::new),
     })
 }

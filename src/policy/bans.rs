@@ -36,7 +36,7 @@ pub const MAX_PAST: usize = 1_000_000;
 /// A count per prefix length, kept short: few lengths are ever in use.
 type Lengths = Vec<(u8, usize)>;
 
-/// How many bans began in the second that `since` opened.
+/// How many scans were acted on in the second that `since` opened.
 #[derive(Debug, Default)]
 struct Begun {
     since: Option<Mono>,
@@ -44,10 +44,9 @@ struct Begun {
 }
 
 impl Bans {
-    /// As [`insert`](Self::insert), for a ban that begins now: it counts towards the rate.
-    pub fn begin(&mut self, ban: Ban, now: Mono) -> Option<Ban> {
+    /// Counts a scan that was acted on towards the rate.
+    pub fn count_new(&mut self, now: Mono) {
         self.begun.add(now);
-        self.insert(ban)
     }
 
     /// Holds `ban`; gives back the ban of the same source that ran before, which this one replaces.
@@ -175,7 +174,7 @@ impl Bans {
         self.past.retain(|_, past| past.last_end >= moment);
     }
 
-    /// How many bans began within the current second.
+    /// How many scans were acted on within the current second.
     #[must_use]
     pub fn begun_within_a_second(&self, now: Mono) -> u32 {
         self.begun.within(now)

@@ -80,6 +80,7 @@ fn every_field_of_an_ipv4_syn_is_read() {
         source: Ipv4Addr::new(198, 51, 100, 7).into(),
         dest: Ipv4Addr::new(192, 0, 2, 1).into(),
         protocol: Protocol::Tcp,
+        source_port: 40_000,
         port: 23,
         scan_type: ScanType::Syn,
         ip_options: false,
@@ -106,6 +107,7 @@ fn every_field_of_an_ipv6_probe_is_read_with_and_without_its_header() {
         source: V6_SOURCE.into(),
         dest: V6_DEST.into(),
         protocol: Protocol::Udp,
+        source_port: 40_000,
         port: 161,
         scan_type: ScanType::Udp,
         ip_options: false,
@@ -411,5 +413,18 @@ proptest! {
         };
         let bare = &packet[..total];
         prop_assert_eq!(parse(bare), parse(&[bare, &tail[..]].concat()));
+    }
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_believed_by_nobody() {
+    let mapped = Ipv4Addr::new(198, 51, 100, 77).to_ipv6_mapped();
+    for (source, dest) in [(mapped, V6_DEST), (V6_SOURCE, mapped)] {
+        let mut packet = ipv6(6, &tcp_header(23, SYN));
+        packet[8..24].copy_from_slice(&source.octets());
+        packet[24..40].copy_from_slice(&dest.octets());
+        assert_eq!(parse(&packet), Err(Skip::Malformed));
+        let raw = parse_ipv6_payload(source, dest, Protocol::Tcp, &tcp_header(23, SYN));
+        assert_eq!(raw, Err(Skip::Malformed));
     }
 }

@@ -27,6 +27,9 @@ const BAN_BATCH: usize = 8192;
 /// Bans in one transaction of a replay: the kernel grows its hash table between transactions, not within one.
 const REPLAY_BATCH: usize = 2048;
 
+/// Why a prefix has no set.
+const TOO_WIDE: &str = "a prefix this wide is not banned: /8 is the widest for IPv4, /16 for IPv6";
+
 /// Failures that a message names; of more it gives the number.
 const NAMED_FAILURES: usize = 3;
 
@@ -106,6 +109,8 @@ impl Nftables {
         };
         match (errno, entries) {
             (Errno::EPERM, _) => failures.extend(entries, errno),
+            // When one has found no room, others are not taken apart to find some: that would take minutes.
+            (Errno::ENFILE, _) if failures.full => failures.extend(entries, errno),
             (Errno::ENOBUFS, [entry]) if self.holds(entry) => {}
             (_, [entry]) => failures.push(entry.source, errno),
             (_, _) => {
@@ -149,26 +154,32 @@ impl Nftables {
             if self.sets.contains(&entry.set) {
                 entries.push(entry);
             } else {
-                failures.note(format!("{}: {}", ban.source, self.no_set_for(ban.source)));
+                failures.note(ban.source, TOO_WIDE);
             }
         }
         entries
     }
 
-    fn no_set_for(&self, source: Source) -> String {
-        let names: Vec<String> = self.sets.iter().map(|set| set.name()).collect();
-        let (key, names) = (
-            if source.address().is_ipv6() {
-                "ipv6_prefix"
-            } else {
-                "ipv4_prefix"
-            },
-            names.join(", "),
-        );
-        format!(
-            "the table has no set for /{length} prefixes, only {names} (ban.{key} = {length} makes one)",
-            length = source.prefix_len()
-        )
+    /// Makes the sets, and their rules, for prefixes of lengths that the table has none for: from an admin's own ban, or
+    /// from history, where the configuration once said otherwise.
+    fn make_sets_for(&mut self, bans: &[&Ban]) -> Result<(), Error> {
+        let is_wide =
+            |source: Source| source.prefix_len() < if source.address().is_ipv4() { 8 } else { 16 };
+        let sources = bans
+            .iter()
+            .map(|ban| ban.source)
+            .filter(|source| !is_wide(*source));
+        let mut missing: Vec<BanSet> = sources
+            .map(BanSet::of)
+            .filter(|set| !self.sets.contains(set))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        BanSet::put_in_order(&mut missing);
+        self.configured.extend(missing);
+        BanSet::put_in_order(&mut self.configured);
+        self.prepare_table().map(drop)
     }
 
     /// Whether it is worth trying once more after the kernel said that something is not there: somebody has
@@ -194,6 +205,10 @@ impl Nftables {
     ) -> Result<(), Error> {
         let mut mended = false;
         for chunk in entries.chunks(batch) {
+            if failures.full {
+                failures.extend(chunk, Errno::ENFILE);
+                continue;
+            }
             let Err(errno) = self.send(chunk, first) else {
                 continue;
             };
@@ -217,6 +232,7 @@ impl Responder for Nftables {
     }
 
     fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error> {
+        self.make_sets_for(bans)?;
         let mut failures = Failures::new("ban", bans.len());
         let entries = self.entries(bans, now, &mut failures);
         self.put_batches(&entries, How::Refresh, BAN_BATCH, &mut failures)?;
@@ -224,6 +240,7 @@ impl Responder for Nftables {
     }
 
     fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error> {
+        self.make_sets_for(bans)?;
         let mut failures = Failures::new("ban", bans.len());
         let entries = self.entries(bans, now, &mut failures);
         self.put_batches(&entries, How::Add, REPLAY_BATCH, &mut failures)?;
@@ -253,6 +270,10 @@ impl Responder for Nftables {
                 ))
             })?;
         Ok(found.and_then(|element| held(set, &element)))
+    }
+
+    fn unban_all(&mut self) -> Result<(), Error> {
+        self.empty_sets()
     }
 
     fn take_lost(&mut self) -> bool {
@@ -370,6 +391,7 @@ struct Failures {
     count: usize,
     named: Vec<String>,
     full: bool,
+    sources: Vec<Source>,
 }
 
 impl Failures {
@@ -380,12 +402,13 @@ impl Failures {
             count: 0,
             named: Vec::new(),
             full: false,
+            sources: Vec::new(),
         }
     }
 
     fn push(&mut self, source: Source, errno: Errno) {
         self.full |= errno == Errno::ENFILE;
-        self.note(format!("{source}: {}", said(errno)));
+        self.note(source, &said(errno));
     }
 
     fn extend(&mut self, entries: &[Entry], errno: Errno) {
@@ -394,10 +417,11 @@ impl Failures {
         }
     }
 
-    fn note(&mut self, words: String) {
+    fn note(&mut self, source: Source, words: &str) {
         self.count += 1;
+        self.sources.push(source);
         if self.named.len() < NAMED_FAILURES {
-            self.named.push(words);
+            self.named.push(format!("{source}: {words}"));
         }
     }
 
@@ -407,6 +431,7 @@ impl Failures {
         }
         Err(Error {
             full: self.full,
+            sources: self.sources.clone(),
             ..trouble(self.to_string())
         })
     }
@@ -438,5 +463,6 @@ fn trouble(message: String) -> Error {
         responder: NAME,
         message,
         full: false,
+        sources: Vec::new(),
     }
 }

@@ -424,11 +424,24 @@ fn a_spoilt_configuration_does_not_keep_an_admin_locked_out() {
 
 #[test]
 fn a_damaged_history_does_not_keep_an_admin_locked_out() {
-    refused_unban(
-        |daemon| std::fs::write(daemon.history(), "my shopping list\n").unwrap(),
-        1,
-        "it is not an SQLite file",
-    );
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    for source in ["203.0.113.7", "203.0.113.8", "2001:db8:9::/64"] {
+        daemon.ok(&["ban", source]);
+    }
+    daemon.stop();
+    std::fs::write(daemon.history(), "my shopping list\n").unwrap();
+    for (lift, left) in [("203.0.113.7", 1), ("2001:db8:9::1", 1), ("--all", 0)] {
+        let said = daemon.command(&["unban", lift]);
+        assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");
+        assert!(said.err.contains("it is not an SQLite file"), "{said:?}");
+        assert!(
+            said.err.contains("lifted in the kernel all the same"),
+            "{said:?}"
+        );
+        assert_eq!(host.elements("banned4").len(), left, "after unban {lift}");
+    }
+    assert_eq!(host.elements("banned6_64"), []);
 }
 
 #[test]

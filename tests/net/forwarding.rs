@@ -1,5 +1,8 @@
 //! Traffic of others, and to everybody, is no probe of this host.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use crate::lab::{Bridge, Daemon, Pair, Routed, at};
 
 #[test]
@@ -106,4 +109,47 @@ fn an_address_that_the_host_gets_later_is_its_own_at_once() {
     host.ip("addr add 10.77.0.200/24 dev eth0");
     stranger.nmap("-sS", "21-23", "10.77.0.200");
     daemon.element("banned4", Pair::STRANGER);
+}
+
+#[test]
+fn answers_to_clients_behind_our_address_ban_nobody() {
+    let world = Bridge::new();
+    world.host.nft(
+        "table ip nat { chain out { type nat hook postrouting priority 100; oifname eth0 masquerade; }; }",
+    );
+    let daemon = Daemon::start(&world.host, "detect.trigger = 1");
+    let server = world
+        .stranger
+        .inside(|| UdpSocket::bind((Bridge::STRANGER, 7000)).expect("a free port"));
+    // Both ask from a port below 1024, as time servers' clients do: one of them gets another such port outside.
+    for client in [&world.container, &world.neighbour] {
+        let client = client.inside(|| UdpSocket::bind(("0.0.0.0", 123)).expect("a free port"));
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a socket takes a time-out");
+        client
+            .send_to(b"what time is it?", (Bridge::STRANGER, 7000))
+            .expect("the stranger is routed to");
+        let (_, from) = server
+            .recv_from(&mut [0; 64])
+            .expect("the question arrives");
+        assert_eq!(
+            from.ip(),
+            at("10.77.0.1"),
+            "it comes from the host's address"
+        );
+        assert!(from.port() < 1024, "and from port {}", from.port());
+        server
+            .send_to(b"late", from)
+            .expect("the way back is the same");
+        client.recv_from(&mut [0; 64]).expect("the answer arrives");
+    }
+    daemon.has_counted("answers", 2);
+    daemon.assert_nobody_is_banned();
+
+    // What nobody asked for is a probe, also from that server.
+    server
+        .send_to(b"?", ("10.77.0.1", 161))
+        .expect("the host is on the cable");
+    daemon.element("banned4", Bridge::STRANGER);
 }

@@ -23,6 +23,25 @@ impl Nftables {
             .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
     }
 
+    /// See [`Responder::unban_all`](crate::respond::Responder::unban_all): all sets are made anew, in one transaction. To list
+    /// and delete what they hold would take time that grows with its square.
+    pub(super) fn empty_sets(&mut self) -> Result<(), Error> {
+        if self.line.handle(&self.table) == Ok(None) {
+            return Ok(());
+        }
+        self.prepare_table()?;
+        let mut change = Change::new(&self.table);
+        change.delete_chain(&self.chain.name);
+        for set in &self.sets {
+            change.delete_set(*set);
+            change.create_set(*set, &self.shape(*set));
+        }
+        change.create_chain(&self.chain, &rules(&self.sets));
+        self.commit(change)
+            .map_err(Doing::Rebuild.at())
+            .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
+    }
+
     fn prepare_once(&mut self) -> Result<Prepared, Step> {
         let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
         self.sets.clone_from(&self.configured);

@@ -703,23 +703,107 @@ fn unbanning_whom_nobody_banned_is_no_error() {
 }
 
 #[test]
-fn a_prefix_without_a_set_is_named_and_the_rest_still_banned() {
+fn a_prefix_of_another_length_gets_a_set_of_its_own() {
     let mut nftables = prepared();
     let now = Now::read();
-    let bans = [ban("192.0.2.0/24", now), ban("192.0.2.7", now)];
-    for outcome in [
-        nftables.ban(&refs(&bans), now),
-        nftables.replay(&refs(&bans), now),
+    let bans = [
+        ban("192.0.2.0/24", now),
+        ban("192.0.2.7", now),
+        ban("2001:db8::/48", now),
+    ];
+    nftables.ban(&refs(&bans), now).unwrap();
+    assert_eq!(held_by(&nftables).len(), 3);
+    let listed = listing();
+    for line in [
+        "ip saddr & 255.255.255.0 == @banned4_24 counter packets 0 bytes 0 drop",
+        "ip6 saddr & ffff:ffff:ffff:: == @banned6_48 counter packets 0 bytes 0 drop",
     ] {
-        let error = outcome.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "nftables: cannot ban 1 of 2: 192.0.2.0/24: the table has no set for /24 prefixes, only banned4, banned6, \
-             banned6_64 (ban.ipv4_prefix = 24 makes one)"
-        );
-        assert!(!error.full);
+        assert!(listed.contains(line), "{line} is missing in\n{listed}");
     }
+    // As at the start after the configuration has changed, with an empty kernel.
+    load("flush ruleset");
+    let mut nftables = responder(&config());
+    nftables.prepare().unwrap();
+    nftables.replay(&refs(&bans), now).unwrap();
+    assert_eq!(held_by(&nftables).len(), 3);
+}
+
+#[test]
+fn a_prefix_too_wide_is_named_and_the_rest_still_banned() {
+    let mut nftables = prepared();
+    let now = Now::read();
+    let bans = [ban("128.0.0.0/1", now), ban("192.0.2.7", now)];
+    let error = nftables.ban(&refs(&bans), now).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "nftables: cannot ban 1 of 2: 128.0.0.0/1: a prefix this wide is not banned: /8 is the widest for IPv4, /16 for IPv6"
+    );
+    assert_eq!((error.full, error.sources), (false, vec![bans[0].source]));
     assert_eq!(held_by(&nftables).len(), 1);
+}
+
+#[test]
+fn unban_all_lifts_also_what_nobody_here_knows_of() {
+    let mut nftables = prepared();
+    let now = Now::read();
+    let bans = [
+        ban("192.0.2.7", now),
+        ban("2001:db8::/64", now),
+        ban("192.0.2.0/24", now),
+    ];
+    nftables.ban(&refs(&bans), now).unwrap();
+    load("add element inet portsentry banned6 { 2001:db8::7 }");
+    nftables.unban_all().unwrap();
+    assert!(held_by(&nftables).is_empty());
+    assert_eq!(
+        nftables.prepare().unwrap(),
+        Prepared::Adopted,
+        "table and rules stay"
+    );
+    nftables.ban(&refs(&bans[..1]), now).unwrap();
+    assert_eq!(held_by(&nftables).len(), 1);
+
+    load("flush ruleset");
+    nftables.unban_all().unwrap();
+    assert_eq!(
+        run(Command::new("nft").args(["list", "tables"]), "").unwrap(),
+        "",
+        "no table is made for that"
+    );
+}
+
+#[test]
+fn what_ran_on_the_sets_default_timeout_runs_on() {
+    enter_empty_network();
+    load(
+        "table inet portsentry { comment \"portsentry format 1\"; set banned4 { type ipv4_addr; flags timeout; timeout 1h; }; }
+        add element inet portsentry banned4 { 203.0.113.50 }",
+    );
+    let mut nftables = responder(&config());
+    assert_eq!(nftables.prepare().unwrap(), Prepared::Rebuilt);
+    let held = find(&mut nftables, "203.0.113.50").unwrap();
+    let left = held.clock.expect("it is not permanent").left;
+    assert!((3_500_000..=3_600_000).contains(&left), "{left} ms");
+}
+
+#[test]
+fn many_bans_for_a_full_set_fail_without_being_tried_one_by_one() {
+    enter_empty_network();
+    let mut config = config();
+    config.ban.limit = 1000;
+    let mut nftables = responder(&config);
+    nftables.prepare().unwrap();
+    let now = Now::read();
+    let bans: Vec<Ban> = (0..100_000_u32)
+        .map(|i| Ban {
+            source: IpAddr::from(Ipv4Addr::from(0x0a00_0000 + i)).into(),
+            ..ban("192.0.2.1", now)
+        })
+        .collect();
+    // One by one this took minutes.
+    let error = nftables.replay(&refs(&bans), now).unwrap_err();
+    assert!(error.full);
+    assert_eq!(error.sources.len(), 100_000 - 65_535);
 }
 
 #[test]

@@ -1,0 +1,266 @@
+//! What connection tracking knows of a packet: does it answer a flow that was opened here, or behind us?
+//!
+//! Asked of ctnetlink (net/netfilter/nf_conntrack_netlink.c), one flow at a time. Where connections are not tracked, nothing
+//! answers anything.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_packet_core::{NLM_F_ACK, NetlinkSerializable};
+use nix::errno::Errno;
+
+use super::netlink::{Answered, Conversation};
+use super::{Error, NetlinkError};
+use crate::probe::Protocol;
+
+/// Looks up flows. Sees the network namespace of the thread that opened it.
+pub struct Flows {
+    kernel: Conversation,
+}
+
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`
+const GET: u16 = 1 << 8 | 1;
+
+/// `NETLINK_NETFILTER`
+const NETLINK_NETFILTER: isize = 12;
+
+/// Bytes of `struct nfgenmsg`.
+const FAMILY_HEADER: usize = 4;
+
+// Attributes of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const IP_V4_SRC: u16 = 1;
+const IP_V4_DST: u16 = 2;
+const IP_V6_SRC: u16 = 3;
+const IP_V6_DST: u16 = 4;
+const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
+const PROTO_DST_PORT: u16 = 3;
+/// `NLA_F_NESTED`
+const NESTED: u16 = 1 << 15;
+/// What of an attribute's type is the type.
+const TYPE: u16 = 0x3fff;
+
+impl Flows {
+    /// Ready to ask. The socket is opened at the first question.
+    #[must_use]
+    pub fn open() -> Self {
+        Self {
+            kernel: Conversation::new(NETLINK_NETFILTER),
+        }
+    }
+
+    /// Whether a packet `from` somebody `to` us answers traffic of this host, or of a host behind it whose address is
+    /// translated. A packet that nobody asked for has a flow of its own by the time we ask, in which it comes first.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked: without CAP_NET_ADMIN, for instance.
+    pub fn is_answer(
+        &mut self,
+        protocol: Protocol,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<bool, Error> {
+        let tuple = tuple(protocol, from, to);
+        let question = Question {
+            of: from.ip(),
+            tuple: &tuple,
+        };
+        let mut is_answer = false;
+        // The kernel marks its answer as one of several (ctnetlink_fill_info): only an acknowledgement ends it.
+        let answered = self.kernel.ask(question, NLM_F_ACK, |answer| {
+            let attributes = answer.get(FAMILY_HEADER..).unwrap_or_default();
+            is_answer = attribute(attributes, TUPLE_REPLY)
+                .is_some_and(|reply| says_the_same(reply, &tuple));
+        });
+        match answered.map_err(Error::Flows)? {
+            Answered::Refused(errno @ (Errno::EPERM | Errno::EACCES)) => {
+                Err(Error::Flows(NetlinkError::Refused(errno.into())))
+            }
+            // Nobody knows the flow, or nobody tracks any.
+            Answered::Refused(_) => Ok(false),
+            Answered::Whole | Answered::Interrupted => Ok(is_answer),
+        }
+    }
+}
+
+/// "What do you know of this flow?"
+struct Question<'a> {
+    of: IpAddr,
+    tuple: &'a [u8],
+}
+
+impl Question<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let family = if self.of.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
+        let mut bytes = vec![u8::try_from(family).expect("2 or 10"), 0, 0, 0];
+        put(&mut bytes, TUPLE_ORIG | NESTED, self.tuple);
+        bytes
+    }
+}
+
+impl NetlinkSerializable for Question<'_> {
+    fn message_type(&self) -> u16 {
+        GET
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes());
+    }
+}
+
+/// A flow in one direction, as ctnetlink writes it.
+fn tuple(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let mut addresses = Vec::new();
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            put(&mut addresses, IP_V4_SRC, &from.octets());
+            put(&mut addresses, IP_V4_DST, &to.octets());
+        }
+        (from, to) => {
+            put(&mut addresses, IP_V6_SRC, &in_v6(from));
+            put(&mut addresses, IP_V6_DST, &in_v6(to));
+        }
+    }
+    let number = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+    };
+    let mut transport = Vec::new();
+    put(
+        &mut transport,
+        PROTO_NUM,
+        &[u8::try_from(number).expect("6 or 17")],
+    );
+    put(&mut transport, PROTO_SRC_PORT, &from.port().to_be_bytes());
+    put(&mut transport, PROTO_DST_PORT, &to.port().to_be_bytes());
+    let mut tuple = Vec::new();
+    put(&mut tuple, TUPLE_IP | NESTED, &addresses);
+    put(&mut tuple, TUPLE_PROTO | NESTED, &transport);
+    tuple
+}
+
+fn in_v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Whether two tuples name the same addresses and ports; the kernel's may hold more, in another order.
+fn says_the_same(theirs: &[u8], ours: &[u8]) -> bool {
+    let same = |part: u16, fields: &[u16]| match (attribute(theirs, part), attribute(ours, part)) {
+        (Some(theirs), Some(ours)) => fields
+            .iter()
+            .all(|field| attribute(theirs, *field) == attribute(ours, *field)),
+        _ => false,
+    };
+    same(TUPLE_IP, &[IP_V4_SRC, IP_V4_DST, IP_V6_SRC, IP_V6_DST])
+        && same(TUPLE_PROTO, &[PROTO_NUM, PROTO_SRC_PORT, PROTO_DST_PORT])
+}
+
+/// Appends an attribute: length and type in the host's byte order, the value padded to 4 bytes.
+fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).expect("a tuple is far below 64 KiB");
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// The value of the first attribute of that type.
+fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    while let Some((header, _)) = bytes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = bytes.get(4..length)?;
+        if u16::from_ne_bytes([header[2], header[3]]) & TYPE == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A namespace in which connections are tracked, if wanted.
+    fn alone(tracked: bool) {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
+        run("ip", &["link", "set", "lo", "up"]);
+        run("ip", &["addr", "add", "192.0.2.1/24", "dev", "lo"]);
+        if tracked {
+            let rules = "table inet t { chain c { type filter hook output priority 0; ct state new accept; }; }";
+            run("nft", &[rules]);
+        }
+    }
+
+    fn run(program: &str, args: &[&str]) {
+        let status = Command::new(program).args(args).status().unwrap();
+        assert!(status.success(), "{program} {args:?}");
+    }
+
+    fn exchange(client: &str, server: &str) -> (SocketAddr, SocketAddr) {
+        let server = UdpSocket::bind((server, 0)).unwrap();
+        let client = UdpSocket::bind((client, 0)).unwrap();
+        client.send_to(b"?", server.local_addr().unwrap()).unwrap();
+        (client.local_addr().unwrap(), server.local_addr().unwrap())
+    }
+
+    #[test]
+    fn what_we_asked_for_is_an_answer_also_when_the_socket_is_gone_and_a_question_is_none() {
+        alone(true);
+        for (us, them) in [("192.0.2.1", "127.0.0.1"), ("::1", "::1")] {
+            let (client, server) = exchange(us, them);
+            let mut flows = Flows::open();
+            assert!(
+                flows.is_answer(Protocol::Udp, server, client).unwrap(),
+                "{them} answers {us}"
+            );
+            assert!(
+                !flows.is_answer(Protocol::Udp, client, server).unwrap(),
+                "{us} came first"
+            );
+            assert!(!flows.is_answer(Protocol::Tcp, server, client).unwrap());
+            let other = SocketAddr::new(server.ip(), server.port() ^ 1);
+            assert!(!flows.is_answer(Protocol::Udp, other, client).unwrap());
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_tracked_nothing_is_an_answer() {
+        alone(false);
+        let (client, server) = exchange("192.0.2.1", "127.0.0.1");
+        assert!(
+            !Flows::open()
+                .is_answer(Protocol::Udp, server, client)
+                .unwrap()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_kernel_says_is_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let ours = tuple(Protocol::Udp, "192.0.2.1:53".parse().unwrap(), "192.0.2.2:123".parse().unwrap());
+            prop_assert!(says_the_same(&ours, &ours));
+            let _ = says_the_same(&bytes, &ours);
+        }
+    }
+}
