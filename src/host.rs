@@ -16,6 +16,7 @@ pub use self::watch::FileWatch;
 
 mod facts;
 mod flows;
+mod inet_diag;
 mod netlink;
 mod services;
 mod watch;

@@ -4,16 +4,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_packet_core::{Emitable, NLM_F_DUMP, NlasIterator, Parseable};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, INET_DIAG_SKV6ONLY, IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN,
-};
-use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
-};
+use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use nix::errno::Errno;
 
+use super::inet_diag::{
+    AF_INET, AF_INET6, Answer, INET_DIAG_SKV6ONLY, IPPROTO_TCP, IPPROTO_UDP, Question, SocketId,
+    TCP_LISTEN,
+};
 use super::netlink::{Answered, Conversation};
 use super::{Error, NETLINK_SOCK_DIAG, NetlinkError};
 use crate::probe::Protocol;
@@ -35,9 +32,6 @@ struct Bound {
     port: u16,
     v6_only: bool,
 }
-
-/// `INET_DIAG_NOCOOKIE`: any socket will do.
-const NO_COOKIE: [u8; 8] = [0xff; 8];
 
 impl Services {
     /// Opens the socket, and sees that the kernel can answer for both protocols.
@@ -74,13 +68,13 @@ impl Services {
         let ip = at.ip().to_canonical();
         // TCP has local and remote where their names say. UDP has them swapped, "for historical reasons"
         // (net/ipv4/udp_diag.c, udp_dump_one; when listing, they are in their places).
-        let mut id = id(ip);
+        let mut id = SocketId::any(ip);
         match protocol {
-            Protocol::Tcp => (id.source_address, id.source_port) = (ip, at.port()),
-            Protocol::Udp => (id.destination_address, id.destination_port) = (ip, at.port()),
+            Protocol::Tcp => id.source = (ip, at.port()),
+            Protocol::Udp => id.destination = (ip, at.port()),
         }
         if let (SocketAddr::V6(v6), IpAddr::V6(_)) = (at, ip) {
-            id.interface_id = v6.scope_id();
+            id.interface = v6.scope_id();
         }
         let mut found = false;
         let answered = self
@@ -107,8 +101,8 @@ impl Services {
         for family in families {
             // The kernel leaves out other ports itself (net/ipv4/inet_diag.c, inet_diag_dump_icsk; udp_diag.c,
             // udp_dump): no filter program is needed.
-            let mut id = id(at.ip());
-            id.source_port = at.port();
+            let mut id = SocketId::any(at.ip());
+            id.source.1 = at.port();
             let question = request(protocol, *family, id);
             let answered = self.kernel.ask(question, NLM_F_DUMP, |answer| {
                 found |= Bound::read(answer).is_some_and(|bound| bound.serves(protocol, at));
@@ -132,12 +126,11 @@ impl Services {
 impl Bound {
     /// Reads an answer; `None` if it cannot be read.
     fn read(answer: &[u8]) -> Option<Self> {
-        let header = InetResponseHeader::parse(answer).ok()?;
-        let attributes = answer.get(header.buffer_len()..).unwrap_or_default();
+        let (answer, attributes) = Answer::read(answer)?;
         Some(Self {
-            state: header.state,
-            local: header.socket_id.source_address,
-            port: header.socket_id.source_port,
+            state: answer.state,
+            local: answer.source.0,
+            port: answer.source.1,
             // Sent for listening and unconnected sockets of IPv6, asked for or not (inet_diag_msg_attrs_fill).
             v6_only: NlasIterator::new(attributes)
                 .map_while(Result::ok)
@@ -163,28 +156,17 @@ impl Bound {
     }
 }
 
-fn request(protocol: Protocol, family: u8, socket_id: SocketId) -> SockDiagMessage {
+fn request(protocol: Protocol, family: u8, socket: SocketId) -> Question {
     let (protocol, states) = match protocol {
-        Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
-        Protocol::Udp => (IPPROTO_UDP, StateFlags::all()),
+        Protocol::Tcp => (IPPROTO_TCP, 1 << TCP_LISTEN),
+        Protocol::Udp => (IPPROTO_UDP, u32::MAX),
     };
-    SockDiagMessage::InetRequest(InetRequest {
+    Question {
         family,
         protocol,
-        extensions: ExtensionFlags::empty(),
-        // Heeded when listing alone: a single look-up may answer with any.
         states,
-        socket_id,
-    })
-}
-
-fn id(ip: IpAddr) -> SocketId {
-    let mut id = match ip {
-        IpAddr::V4(_) => SocketId::new_v4(),
-        IpAddr::V6(_) => SocketId::new_v6(),
-    };
-    id.cookie = NO_COOKIE;
-    id
+        socket,
+    }
 }
 
 fn family(ip: IpAddr) -> u8 {
@@ -211,7 +193,6 @@ mod tests {
     use std::fs;
     use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 
-    use netlink_packet_core::NetlinkMessage;
     use proptest::prelude::*;
     use socket2::{Domain, Socket, Type};
 
@@ -530,34 +511,15 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_what_the_kernel_expects() {
-        // struct inet_diag_req_v2, include/uapi/linux/inet_diag.h
-        let mut id = id("10.9.0.1".parse().unwrap());
-        (id.source_address, id.source_port) = ("10.9.0.1".parse().unwrap(), 80);
-        let mut message = NetlinkMessage::from(request(Tcp, AF_INET, id));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        let mut expected = vec![2, 6, 0, 0];
-        expected.extend((1_u32 << 10).to_ne_bytes());
-        expected.extend([0, 80, 0, 0]);
-        expected.extend([10, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        expected.extend([0; 16 + 4]);
-        expected.extend([0xff; 8]);
-        assert_eq!(bytes.get(16..), Some(expected.as_slice()));
-    }
-
-    #[test]
     fn a_protocol_without_a_module_is_refused_when_listed() {
         in_a_lab(|services| {
             let question = || {
-                let SockDiagMessage::InetRequest(mut question) =
-                    request(Udp, AF_INET, id("10.9.0.1".parse().unwrap()))
-                else {
-                    panic!("a question about sockets of IPv4 or IPv6");
-                };
-                question.protocol = 254; // for experiments: nobody has a module for it
-                SockDiagMessage::InetRequest(question)
+                let any = SocketId::any("10.9.0.1".parse().unwrap());
+                // 254 is for experiments: nobody has a module for it.
+                Question {
+                    protocol: 254,
+                    ..request(Udp, AF_INET, any)
+                }
             };
             for flags in [0, NLM_F_DUMP] {
                 let answered = services.kernel.ask(question(), flags, |_| {}).unwrap();

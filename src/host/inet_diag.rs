@@ -1,0 +1,148 @@
+//! The words of inet_diag: its question and the fixed part of its answer (include/uapi/linux/inet_diag.h).
+//!
+//! Ours, since the crate that has them asks for a newer Rust than Debian's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::NetlinkSerializable;
+
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
+pub(super) const IPPROTO_TCP: u8 = 6;
+pub(super) const IPPROTO_UDP: u8 = 17;
+/// The state of a listening socket (include/net/tcp_states.h).
+pub(super) const TCP_LISTEN: u8 = 10;
+/// The attribute that says whether an IPv6 socket keeps to IPv6.
+pub(super) const INET_DIAG_SKV6ONLY: u16 = 11;
+
+/// `SOCK_DIAG_BY_FAMILY`
+const BY_FAMILY: u16 = 20;
+
+/// `INET_DIAG_NOCOOKIE`: any socket will do.
+const NO_COOKIE: [u8; 8] = [0xff; 8];
+
+/// `struct inet_diag_req_v2`
+pub(super) struct Question {
+    pub(super) family: u8,
+    pub(super) protocol: u8,
+    /// A bit for each state that counts, heeded when listing alone.
+    pub(super) states: u32,
+    pub(super) socket: SocketId,
+}
+
+/// `struct inet_diag_sockid`
+pub(super) struct SocketId {
+    pub(super) source: (IpAddr, u16),
+    pub(super) destination: (IpAddr, u16),
+    /// 0: any.
+    pub(super) interface: u32,
+}
+
+/// Of `struct inet_diag_msg`, what tells whose port it is.
+pub(super) struct Answer {
+    pub(super) state: u8,
+    pub(super) source: (IpAddr, u16),
+}
+
+impl Question {
+    const LENGTH: usize = 56;
+
+    fn bytes(&self) -> Vec<u8> {
+        let SocketId {
+            source,
+            destination,
+            interface,
+        } = &self.socket;
+        let mut bytes = vec![self.family, self.protocol, 0, 0];
+        bytes.extend(self.states.to_ne_bytes());
+        bytes.extend(source.1.to_be_bytes());
+        bytes.extend(destination.1.to_be_bytes());
+        for (address, _) in [source, destination] {
+            match address {
+                IpAddr::V4(v4) => bytes.extend(v4.octets().into_iter().chain([0; 12])),
+                IpAddr::V6(v6) => bytes.extend(v6.octets()),
+            }
+        }
+        bytes.extend(interface.to_ne_bytes());
+        bytes.extend(NO_COOKIE);
+        bytes
+    }
+}
+
+impl NetlinkSerializable for Question {
+    fn message_type(&self) -> u16 {
+        BY_FAMILY
+    }
+
+    fn buffer_len(&self) -> usize {
+        Self::LENGTH
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes());
+    }
+}
+
+impl SocketId {
+    /// Any socket of IPv4 or of IPv6.
+    pub(super) fn any(ip: IpAddr) -> Self {
+        let nowhere = match ip {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self {
+            source: (nowhere, 0),
+            destination: (nowhere, 0),
+            interface: 0,
+        }
+    }
+}
+
+impl Answer {
+    /// The fixed part, and the attributes behind it; `None` if it cannot be read.
+    pub(super) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (fixed, attributes) = bytes.split_first_chunk::<72>()?;
+        let octets: [u8; 16] = fixed.get(8..24)?.try_into().ok()?;
+        let address = match fixed[0] {
+            AF_INET => IpAddr::from(*octets.first_chunk::<4>()?),
+            AF_INET6 => IpAddr::from(octets),
+            _ => return None,
+        };
+        let port = u16::from_be_bytes([fixed[4], fixed[5]]);
+        Some((
+            Self {
+                state: fixed[1],
+                source: (address, port),
+            },
+            attributes,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_what_the_kernel_expects() {
+        let host: IpAddr = "10.9.0.1".parse().unwrap();
+        let question = Question {
+            family: AF_INET,
+            protocol: IPPROTO_TCP,
+            states: 1 << TCP_LISTEN,
+            socket: SocketId {
+                source: (host, 80),
+                ..SocketId::any(host)
+            },
+        };
+        let mut expected = vec![2, 6, 0, 0];
+        expected.extend((1_u32 << 10).to_ne_bytes());
+        expected.extend([0, 80, 0, 0]);
+        expected.extend([10, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([0; 16 + 4]);
+        expected.extend([0xff; 8]);
+        let mut bytes = vec![0; question.buffer_len()];
+        question.serialize(&mut bytes);
+        assert_eq!(bytes, expected);
+    }
+}
