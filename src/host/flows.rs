@@ -12,7 +12,7 @@ use super::netlink::{Answered, Conversation};
 use super::{Error, NetlinkError};
 use crate::probe::Protocol;
 
-/// Looks up flows. Sees the network namespace of the thread that opened it.
+/// Looks up flows in the default zone. Sees the network namespace of the thread that asks first.
 pub struct Flows {
     kernel: Conversation,
 }
@@ -76,11 +76,10 @@ impl Flows {
                 .is_some_and(|reply| says_the_same(reply, &tuple));
         });
         match answered.map_err(Error::Flows)? {
-            Answered::Refused(errno @ (Errno::EPERM | Errno::EACCES)) => {
-                Err(Error::Flows(NetlinkError::Refused(errno.into())))
-            }
-            // Nobody knows the flow, or nobody tracks any.
-            Answered::Refused(_) => Ok(false),
+            // Nobody knows the flow (ENOENT), or nobody tracks any: the kernel has no ctnetlink (nfnetlink_rcv_msg).
+            Answered::Refused(Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(false),
+            // Short of memory, say: who is not known to be no answer may be one.
+            Answered::Refused(errno) => Err(Error::Flows(NetlinkError::Refused(errno.into()))),
             Answered::Whole | Answered::Interrupted => Ok(is_answer),
         }
     }
