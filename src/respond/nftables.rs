@@ -74,10 +74,9 @@ impl Nftables {
         })
     }
 
-    /// The number of the table that [`prepare`](Responder::prepare) last found or made: as long as the kernel shows
-    /// the same, nobody has replaced it.
-    #[must_use]
-    pub fn handle(&self) -> Option<u64> {
+    /// The number of the table that was last found or made: another one if somebody has replaced it.
+    #[cfg(test)]
+    fn handle(&self) -> Option<u64> {
         self.handle
     }
 
