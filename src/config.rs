@@ -24,6 +24,7 @@ use ipnet::IpNet;
 pub use complaint::{Complaint, Complaints};
 
 use crate::policy::Unit;
+use crate::probe::Protocol;
 use crate::source::Source;
 
 /// Where the configuration is, unless the command line says otherwise.
@@ -70,10 +71,18 @@ pub struct Config {
     pub ban: BanRules,
     /// `[nftables]`
     pub nftables: Nftables,
+    /// `[hosts-deny]`
+    pub hosts_deny: HostsDeny,
+    /// `[command]`
+    pub command: Commands,
+    /// `[listen]`
+    pub listen: Listen,
     /// `[ignore]`
     pub ignore: Ignore,
     /// `[history]`
     pub history: History,
+    /// `[log]`
+    pub log: Log,
     /// `[control]`
     pub control: Control,
     /// `[daemon]`
@@ -103,7 +112,7 @@ pub enum Method {
 pub struct Watch {
     /// The modes in force; empty: off.
     pub modes: BTreeSet<Mode>,
-    /// `stealth`: the watched ports.
+    /// `stealth`, `connect`: the watched ports.
     pub ports: Vec<RangeInclusive<u16>>,
     /// `advanced`: every port below this, up to 65536.
     pub below: u32,
@@ -118,8 +127,56 @@ pub struct Watch {
 pub enum Mode {
     /// Every port below `below` that nothing listens on.
     Advanced,
-    /// The ports in `ports`.
+    /// The ports in `ports`, by packets that arrive for them.
     Stealth,
+    /// The ports in `ports`, by listening on them.
+    Connect,
+}
+
+/// A mode of one protocol: what one of 1.2's flags asks for, and what its commands and files know as the mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WatchMode {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Which of the three.
+    pub mode: Mode,
+}
+
+impl WatchMode {
+    /// All six, in the order of 1.2's usage line.
+    pub const ALL: [Self; 6] = [
+        Self::new(Protocol::Tcp, Mode::Connect),
+        Self::new(Protocol::Udp, Mode::Connect),
+        Self::new(Protocol::Tcp, Mode::Stealth),
+        Self::new(Protocol::Tcp, Mode::Advanced),
+        Self::new(Protocol::Udp, Mode::Stealth),
+        Self::new(Protocol::Udp, Mode::Advanced),
+    ];
+
+    /// The mode of that protocol.
+    #[must_use]
+    pub const fn new(protocol: Protocol, mode: Mode) -> Self {
+        Self { protocol, mode }
+    }
+
+    /// 1.2's word: `tcp`, `udp`, `stcp`, `sudp`, `atcp`, `audp`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match (self.protocol, self.mode) {
+            (Protocol::Tcp, Mode::Connect) => "tcp",
+            (Protocol::Udp, Mode::Connect) => "udp",
+            (Protocol::Tcp, Mode::Stealth) => "stcp",
+            (Protocol::Udp, Mode::Stealth) => "sudp",
+            (Protocol::Tcp, Mode::Advanced) => "atcp",
+            (Protocol::Udp, Mode::Advanced) => "audp",
+        }
+    }
+
+    /// The mode of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
 }
 
 /// `tcp.response`, `udp.response`
@@ -129,6 +186,8 @@ pub enum Response {
     Ban,
     /// The scan is logged and kept in history, nobody is banned.
     Log,
+    /// As [`Log`](Self::Log), and `command.run` is told.
+    Command,
 }
 
 /// `[detect]`: what adds up to a scan.
@@ -183,6 +242,10 @@ pub enum OnStop {
 pub enum ResponderKind {
     /// An nftables set with timeouts.
     Nftables,
+    /// Lines in `/etc/hosts.deny`.
+    HostsDeny,
+    /// The admin's own programs.
+    Command,
 }
 
 /// `[nftables]`: where our table stands.
@@ -194,6 +257,73 @@ pub struct Nftables {
     pub hook: Hook,
     /// Before whom, −400 to 400; below −200 is before connection tracking.
     pub priority: i32,
+    /// Dropped packets that the kernel logs; `None`: none.
+    pub log: Option<LogRate>,
+}
+
+/// `nftables.log`: at most so many, in so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRate {
+    /// 1 to 1,000,000.
+    pub packets: u32,
+    /// A second, a minute, an hour or a day.
+    pub per: Duration,
+}
+
+/// `[hosts-deny]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostsDeny {
+    /// The file that tcp_wrappers reads.
+    pub file: PathBuf,
+    /// A line of it, with `{source}` where the address goes.
+    pub line: String,
+}
+
+/// `[command]`: the admin's own programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commands {
+    /// Is told of a scan.
+    pub run: Option<CommandLine>,
+    /// Shuts a source out.
+    pub ban: Option<CommandLine>,
+    /// Undoes what `ban` did.
+    pub unban: Option<CommandLine>,
+    /// Whether `run` comes before the ban or after it.
+    pub when: When,
+    /// A program that runs longer is killed.
+    pub timeout: Duration,
+}
+
+/// A program to run. `{source}`, `{port}` and `{mode}` in it are filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandLine {
+    /// A program and its arguments, at least one word; no shell sees it.
+    Argv(Vec<String>),
+    /// A line for `/bin/sh -c`.
+    Shell(String),
+}
+
+/// `command.when`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The ban waits until the program has ended.
+    Before,
+    /// The program starts when the ban is in force.
+    After,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Listen {
+    /// What whoever connects is told; empty: nothing.
+    pub banner: String,
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Log {
+    /// Whether further probes of a source that is dealt with already are logged too, some a second at most.
+    pub repeats: bool,
 }
 
 /// `nftables.hook`
@@ -247,6 +377,11 @@ pub struct History {
     pub file: PathBuf,
     /// 1.2's line for every scan acted on; `None`: none.
     pub text: Option<PathBuf>,
+    /// The same line in one file for each mode, this path with `.` and the mode's name behind it, which begins empty at every
+    /// start; `None`: none.
+    pub blocked: Option<PathBuf>,
+    /// Whether names are looked up for log and text lines.
+    pub resolve: bool,
 }
 
 /// `[control]`
@@ -307,7 +442,20 @@ impl Default for Config {
                 table: "portsentry".to_owned(),
                 hook: Hook::Prerouting,
                 priority: -310,
+                log: None,
             },
+            hosts_deny: HostsDeny {
+                file: "/etc/hosts.deny".into(),
+                line: "ALL: {source}".to_owned(),
+            },
+            command: Commands {
+                run: None,
+                ban: None,
+                unban: None,
+                when: When::After,
+                timeout: Duration::from_secs(10),
+            },
+            listen: Listen::default(),
             ignore: Ignore {
                 files: vec![IgnoreFile {
                     path: DEFAULT_IGNORE_FILE.into(),
@@ -324,7 +472,10 @@ impl Default for Config {
             history: History {
                 file: "/var/lib/portsentry/history.db".into(),
                 text: Some("/var/lib/portsentry/history.log".into()),
+                blocked: None,
+                resolve: false,
             },
+            log: Log::default(),
             control: Control {
                 socket: "/run/portsentry/control.sock".into(),
             },
@@ -346,6 +497,8 @@ impl Config {
             ..self.ban
         };
         self.nftables = old.nftables.clone();
+        self.hosts_deny = old.hosts_deny.clone();
+        self.command = old.command.clone();
         self.history = old.history.clone();
         self.control = old.control.clone();
         self.daemon = old.daemon.clone();
@@ -367,17 +520,26 @@ impl BanRules {
 }
 
 impl Watch {
-    /// Whether `port` is a trap as far as the configuration goes.
+    /// Whether `port` is a trap of that mode as far as the configuration goes.
     #[must_use]
-    pub fn watches(&self, port: u16) -> bool {
-        (self.modes.contains(&Mode::Stealth) && listed(&self.ports, port))
-            || (self.modes.contains(&Mode::Advanced)
-                && u32::from(port) < self.below
-                && !listed(&self.exclude, port))
+    pub fn watches_by(&self, mode: Mode, port: u16) -> bool {
+        self.modes.contains(&mode)
+            && match mode {
+                Mode::Stealth | Mode::Connect => listed(&self.ports, port),
+                Mode::Advanced => u32::from(port) < self.below && !listed(&self.exclude, port),
+            }
     }
 
-    /// The least range that holds all watched ports; `None` where none is. Decoys lie within it: they count only where
-    /// they are watched.
+    /// Whether `port` is a trap of any mode.
+    #[must_use]
+    pub fn watches(&self, port: u16) -> bool {
+        [Mode::Stealth, Mode::Advanced, Mode::Connect]
+            .into_iter()
+            .any(|mode| self.watches_by(mode, port))
+    }
+
+    /// The least range that holds all ports watched by their packets; `None` where none is. Decoys lie within it: they
+    /// count only where they are watched.
     #[must_use]
     pub fn span(&self) -> Option<RangeInclusive<u16>> {
         let has = |mode| self.modes.contains(&mode);
@@ -422,7 +584,18 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             old.nftables.priority != new.nftables.priority,
         ),
         ("history.file", old.history.file != new.history.file),
+        ("nftables.log", old.nftables.log != new.nftables.log),
+        ("hosts-deny", old.hosts_deny != new.hosts_deny),
+        ("command", old.command != new.command),
         ("history.text", old.history.text != new.history.text),
+        (
+            "history.blocked",
+            old.history.blocked != new.history.blocked,
+        ),
+        (
+            "history.resolve",
+            old.history.resolve != new.history.resolve,
+        ),
         ("control.socket", old.control.socket != new.control.socket),
         ("daemon.user", old.daemon.user != new.daemon.user),
     ]

@@ -313,6 +313,7 @@ mod tests {
             port,
             scan_type: ScanType::Syn,
             ip_options: false,
+            odd_flags: 0,
         }
     }
 

@@ -167,7 +167,7 @@ impl Engine {
         counters.probes += 1;
         if !self.guard.is_ours(probe) {
             counters.not_ours += 1;
-        } else if !self.guard.is_watched(probe) {
+        } else if self.guard.mode_of(probe).is_none() {
             counters.unwatched += 1;
         } else if self.bans.covers(probe.source) {
             counters.already_banned += 1;

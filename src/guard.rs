@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::config::ignore::IgnoreList;
-use crate::config::{Config, HostFact, Watch};
+use crate::config::{Config, HostFact, Mode, Watch, WatchMode};
 use crate::host::Facts;
-use crate::probe::{Probe, Protocol};
+use crate::probe::{Probe, Protocol, ScanType};
 use crate::source::Source;
 
 mod services;
@@ -19,8 +19,7 @@ pub use services::KnownServices;
 pub struct Guard {
     facts: Facts,
     ignored: IgnoreList,
-    tcp: Ports,
-    udp: Ports,
+    watched: Vec<(WatchMode, Ports)>,
     ipv4_prefix: u8,
     ipv6_prefix: u8,
     own_addresses: bool,
@@ -46,8 +45,7 @@ impl Guard {
         Self {
             facts,
             ignored,
-            tcp: Ports::of(&config.tcp),
-            udp: Ports::of(&config.udp),
+            watched: watched(config),
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
             own_addresses: config.ignore.host.contains(&HostFact::Addresses),
@@ -77,14 +75,18 @@ impl Guard {
         self.facts.is_own(probe.dest)
     }
 
-    /// Whether the probe's port is one that the configuration watches.
+    /// The mode by which the configuration watches the probe's port; `None`: it does not. Listeners tell of what reaches
+    /// them, the other modes of packets.
     #[must_use]
-    pub fn is_watched(&self, probe: &Probe) -> bool {
-        let ports = match probe.protocol {
-            Protocol::Tcp => &self.tcp,
-            Protocol::Udp => &self.udp,
-        };
-        ports.contains(probe.port)
+    pub fn mode_of(&self, probe: &Probe) -> Option<WatchMode> {
+        let is_told = probe.scan_type == ScanType::Connect;
+        self.watched
+            .iter()
+            .filter(|(mode, _)| {
+                mode.protocol == probe.protocol && is_told == (mode.mode == Mode::Connect)
+            })
+            .find(|(_, ports)| ports.contains(probe.port))
+            .map(|(mode, _)| *mode)
     }
 
     /// What a ban of `address` would name: its prefix of the configured length, or the address alone where that
@@ -174,13 +176,26 @@ impl fmt::Display for Friend {
     }
 }
 
-/// The watched ports of one protocol, a bit each.
+/// The ports of the modes in force: those that name their ports before the one that takes all.
+fn watched(config: &Config) -> Vec<(WatchMode, Ports)> {
+    let mut watched = Vec::new();
+    for (protocol, watch) in [(Protocol::Tcp, &config.tcp), (Protocol::Udp, &config.udp)] {
+        for mode in [Mode::Connect, Mode::Stealth, Mode::Advanced] {
+            if watch.modes.contains(&mode) {
+                watched.push((WatchMode::new(protocol, mode), Ports::of(watch, mode)));
+            }
+        }
+    }
+    watched
+}
+
+/// The ports that one mode watches, a bit each.
 struct Ports(Box<[u64]>);
 
 impl Ports {
-    fn of(watch: &Watch) -> Self {
+    fn of(watch: &Watch, mode: Mode) -> Self {
         let mut bits = vec![0; usize::from(u16::MAX) / 64 + 1];
-        for port in (0..=u16::MAX).filter(|&port| watch.watches(port)) {
+        for port in (0..=u16::MAX).filter(|&port| watch.watches_by(mode, port)) {
             bits[usize::from(port / 64)] |= 1 << (port % 64);
         }
         Self(bits.into())

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, Wall};
-use crate::config::{BanRules, Response};
+use crate::config::{BanRules, Response, WatchMode};
 use crate::detect::Scan;
+use crate::probe::Probe;
 use crate::source::Source;
 
 mod bans;
@@ -26,7 +27,7 @@ pub enum Verdict {
 /// Why a scan leads to no ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spare {
-    /// The configuration says to log scans of this protocol.
+    /// The configuration says not to ban for scans of this protocol.
     LogOnly,
     /// As many bans run as may.
     Limit,
@@ -39,7 +40,7 @@ pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now
     if bans.begun_within_a_second(now.mono) >= rules.rate {
         return Verdict::Spare(Spare::Rate);
     }
-    if response == Response::Log {
+    if response != Response::Ban {
         return Verdict::Spare(Spare::LogOnly);
     }
     if bans.len() >= usize::try_from(rules.limit).unwrap_or(usize::MAX) {
@@ -86,6 +87,15 @@ pub struct Ban {
     pub start: Wall,
     /// When and by which clock it ends; `None`: never.
     pub end: Option<End>,
+}
+
+/// The probe that made somebody a scanner, and the mode that saw it: what log, text lines and commands tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// The last of the scan's probes.
+    pub probe: Probe,
+    /// By which its port is watched.
+    pub mode: WatchMode,
 }
 
 /// The end of a ban, on both clocks: the engine and the kernel go by `mono`, history and people by `wall`.
@@ -159,7 +169,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::detect::Detector;
-    use crate::probe::{Probe, Protocol, ScanType};
+    use crate::probe::{Protocol, ScanType};
 
     const NOW: Now = Now {
         mono: Mono(5_000),
@@ -179,6 +189,7 @@ mod tests {
             port: 23,
             scan_type: ScanType::Syn,
             ip_options: false,
+            odd_flags: 0,
         };
         let mut settings = Config::default().detect;
         settings.trigger = 1;

@@ -37,6 +37,8 @@ pub enum ScanType {
     Fragment,
     /// A UDP datagram.
     Udp,
+    /// Not a packet but what a listener of ours got: an accepted connection, or a datagram.
+    Connect,
 }
 
 /// One packet at a port that may be watched. Small and `Copy`: it holds nothing of the bytes it came from.
@@ -56,6 +58,8 @@ pub struct Probe {
     pub scan_type: ScanType,
     /// Whether the IPv4 header carries options.
     pub ip_options: bool,
+    /// TCP's six old flags, FIN in the lowest bit; 0 for anything but [`ScanType::Odd`].
+    pub odd_flags: u8,
 }
 
 /// Why a packet is no probe. Small and `Copy`: it is counted, never logged.
@@ -125,7 +129,7 @@ impl fmt::Display for Protocol {
 
 impl ScanType {
     /// Every type, for those who parse the names back.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Syn,
         Self::Fin,
         Self::Null,
@@ -133,9 +137,10 @@ impl ScanType {
         Self::Odd,
         Self::Fragment,
         Self::Udp,
+        Self::Connect,
     ];
 
-    /// The word before "scan": `syn`, `fin`, `null`, `xmas`, `odd-flags`, `fragment`, `udp`.
+    /// The word before "scan": `syn`, `fin`, `null`, `xmas`, `odd-flags`, `fragment`, `udp`, `connect`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -146,6 +151,7 @@ impl ScanType {
             Self::Odd => "odd-flags",
             Self::Fragment => "fragment",
             Self::Udp => "udp",
+            Self::Connect => "connect",
         }
     }
 }
@@ -254,6 +260,7 @@ struct Transport {
     source_port: u16,
     port: u16,
     scan_type: ScanType,
+    odd_flags: u8,
 }
 
 impl Transport {
@@ -263,6 +270,7 @@ impl Transport {
             source_port,
             port,
             scan_type,
+            odd_flags,
         } = self;
         Probe {
             source,
@@ -272,6 +280,7 @@ impl Transport {
             port,
             scan_type,
             ip_options,
+            odd_flags,
         }
     }
 }
@@ -352,6 +361,7 @@ fn tcp(segment: &[u8], first_fragment: bool) -> Result<Transport, Skip> {
         source_port: tcp.get_source(),
         port: tcp.get_destination(),
         scan_type,
+        odd_flags: 0,
     };
     if segment.len() < FLAGS_END {
         return Ok(of_type(ScanType::Fragment));
@@ -369,7 +379,15 @@ fn tcp(segment: &[u8], first_fragment: bool) -> Result<Transport, Skip> {
         TcpFlags::SYN => ScanType::Syn,
         _ => ScanType::Odd,
     };
-    Ok(of_type(scan_type))
+    let odd_flags = if scan_type == ScanType::Odd {
+        flags
+    } else {
+        0
+    };
+    Ok(Transport {
+        odd_flags,
+        ..of_type(scan_type)
+    })
 }
 
 /// How far into a TCP header the ports reach.
@@ -384,6 +402,7 @@ fn udp(datagram: &[u8]) -> Result<Transport, Skip> {
         source_port: udp.get_source(),
         port: udp.get_destination(),
         scan_type: ScanType::Udp,
+        odd_flags: 0,
     })
 }
 

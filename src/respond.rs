@@ -64,6 +64,22 @@ pub trait Responder {
     /// # Errors
     /// When something of ours is still there.
     fn withdraw(&mut self) -> Result<(), Error>;
+
+    /// Whether its bans end by themselves. Where they do not, [`unban`](Self::unban) is called when a ban's time is over, and
+    /// [`withdraw`](Self::withdraw) at a clean stop.
+    fn has_clock(&self) -> bool;
+
+    /// What it has done to make `ban` hold, for the log.
+    fn deed(&self, ban: &Ban, now: Now) -> Deed;
+}
+
+/// What a responder does for a ban, as 1.2 tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// It drops packets: the command that would do the same.
+    Route(String),
+    /// It adds a line for tcp_wrappers: the line.
+    Wrappers(String),
 }
 
 /// A job that lists what a responder holds, to be run off the event loop.
@@ -144,21 +160,18 @@ impl Responders {
     /// # Errors
     /// The first that cannot work here.
     pub fn configured(config: &Config) -> Result<Self, Error> {
-        let responder = |kind: &ResponderKind| -> Result<Box<dyn Responder>, Error> {
+        let mut list: Vec<Box<dyn Responder>> = Vec::new();
+        for kind in &config.ban.responders {
             match kind {
-                ResponderKind::Nftables => Ok(Box::new(nftables::Nftables::open(
+                ResponderKind::Nftables => list.push(Box::new(nftables::Nftables::open(
                     &config.nftables,
                     &config.ban,
                 )?)),
+                // Programs run elsewhere: they take their time.
+                ResponderKind::HostsDeny | ResponderKind::Command => {}
             }
-        };
-        config
-            .ban
-            .responders
-            .iter()
-            .map(responder)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        }
+        Ok(Self(list))
     }
 
     /// These, for tests of what stands above them.

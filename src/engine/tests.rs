@@ -11,7 +11,7 @@ use crate::config;
 use crate::history::History;
 use crate::host::{Address, Link};
 use crate::probe::ScanType;
-use crate::respond::{self, HeldClock, Prepared, Responder};
+use crate::respond::{self, Deed, HeldClock, Prepared, Responder};
 
 const NOW: Now = Now {
     mono: Mono(1_000_000),
@@ -98,6 +98,12 @@ impl Responder for Fake {
     }
     fn withdraw(&mut self) -> Result<(), respond::Error> {
         self.act(|world| world.held.clear())
+    }
+    fn has_clock(&self) -> bool {
+        true
+    }
+    fn deed(&self, ban: &Ban, _: Now) -> Deed {
+        Deed::Route(format!("fake add {}", ban.source))
     }
 }
 
@@ -209,6 +215,7 @@ fn syn(source: &str, dest: &str, port: u16) -> Probe {
         port,
         scan_type: ScanType::Syn,
         ip_options: false,
+        odd_flags: 0,
     }
 }
 

@@ -84,6 +84,7 @@ fn every_field_of_an_ipv4_syn_is_read() {
         port: 23,
         scan_type: ScanType::Syn,
         ip_options: false,
+        odd_flags: 0,
     };
     assert_eq!(
         parse(&ipv4(6, 0x4000, 0, &tcp_header(23, SYN))),
@@ -91,6 +92,7 @@ fn every_field_of_an_ipv4_syn_is_read() {
     );
     let with_options = Probe {
         ip_options: true,
+        odd_flags: 0,
         ..expected
     };
     for words in [1, 10] {
@@ -111,6 +113,7 @@ fn every_field_of_an_ipv6_probe_is_read_with_and_without_its_header() {
         port: 161,
         scan_type: ScanType::Udp,
         ip_options: false,
+        odd_flags: 0,
     };
     assert_eq!(parse(&ipv6(17, &udp_header(161))), Ok(expected));
     assert_eq!(

@@ -11,9 +11,10 @@ use std::fmt;
 
 use nix::errno::Errno;
 
-use super::{Error, Held, HeldClock, Holdings, Prepared, Responder};
+use super::{Deed, Error, Held, HeldClock, Holdings, Prepared, Responder};
 use crate::clock::Now;
 use crate::config;
+use crate::log::span;
 use crate::nft::{BanSet, ChainShape, Change, Comment, Element, Line, TableName, Timeout, said};
 use crate::policy::{Ban, Reason};
 use crate::source::Source;
@@ -300,6 +301,21 @@ impl Responder for Nftables {
 
     fn withdraw(&mut self) -> Result<(), Error> {
         self.withdraw_table()
+    }
+
+    fn has_clock(&self) -> bool {
+        true
+    }
+
+    fn deed(&self, ban: &Ban, now: Now) -> Deed {
+        let (set, element) = place(ban.source);
+        let timeout = ban.left(now).map_or_else(String::new, |left| {
+            format!(" timeout {}", span(left).replace(' ', ""))
+        });
+        Deed::Route(format!(
+            "nft add element inet {} {set} {{ {element}{timeout} }}",
+            self.table
+        ))
     }
 }
 
