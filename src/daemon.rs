@@ -102,7 +102,7 @@ const EVENTS: usize = 32;
 /// # Errors
 /// It could not start, or lost something that it cannot go on without. Bans stay in the kernel then.
 pub fn run(config_path: &Path) -> Result<(), Error> {
-    log::start();
+    log::start(log::Sink::Foreground);
     let mut daemon = Daemon::start(config_path)?;
     daemon.watch_all()?;
     daemon.go()?;

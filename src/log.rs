@@ -1,39 +1,68 @@
 //! The words for operators: what is logged and replied is worded here, and where it goes is set up here.
 
+mod syslog;
+
+pub mod alerts;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
+use tracing::field::Field;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::history::Ending;
 use crate::policy::Ban;
 use crate::source::Source;
+use syslog::Syslog;
 
-/// Sends the log to the journal where standard error is connected to it, else to standard error.
-/// Called once, by the daemon.
-pub fn start() {
-    let journal = stderr_is_journal()
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// Standard error; the journal where that is connected to it, with the fields of each event.
+    Foreground,
+    /// The system log: there is no standard error in the background.
+    Syslog,
+}
+
+/// Sends the log to its sink. Called once, by the daemon.
+pub fn start(sink: Sink) {
+    let in_front = sink == Sink::Foreground;
+    let journal = (in_front && stderr_is_journal())
         .then(tracing_journald::layer)
-        .and_then(Result::ok);
-    let text = journal.is_none().then(|| {
+        .and_then(Result::ok)
+        .map(|journal| journal.with_field_prefix(Some("PORTSENTRY".to_owned())));
+    let text = (in_front && journal.is_none()).then(|| {
         tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
             .with_ansi(false)
             .with_target(false)
             .with_timer(LocalTime)
+            .fmt_fields(format::debug_fn(write_message))
     });
+    let syslog = (!in_front).then(|| Syslog::at(Path::new(syslog::DEV_LOG)));
     let registry = tracing_subscriber::registry()
         .with(LevelFilter::INFO)
         .with(journal)
-        .with(text);
+        .with(text)
+        .with(syslog);
     // Only a second call could fail, and then the first one's log is the one to keep.
     let _ = registry.try_init();
+}
+
+/// Text shows an event's words alone: its fields are in them already.
+fn write_message(to: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() == "message" {
+        write!(to, "{value:?}")?;
+    }
+    Ok(())
 }
 
 /// Whether standard error is the stream that systemd connected to the journal: a program that inherited the variable and
@@ -58,7 +87,7 @@ fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
 struct LocalTime;
 
 impl tracing_subscriber::fmt::time::FormatTime for LocalTime {
-    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> fmt::Result {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
         write!(
             w,
             "{}",

@@ -379,11 +379,7 @@ fn tcp(segment: &[u8], first_fragment: bool) -> Result<Transport, Skip> {
         TcpFlags::SYN => ScanType::Syn,
         _ => ScanType::Odd,
     };
-    let odd_flags = if scan_type == ScanType::Odd {
-        flags
-    } else {
-        0
-    };
+    let odd_flags = if scan_type == ScanType::Odd { flags } else { 0 };
     Ok(Transport {
         odd_flags,
         ..of_type(scan_type)
