@@ -219,15 +219,14 @@ fn replay(bans: u32) -> Started {
     let daemon = Daemon::new(&host, "");
     let now = Now::read();
     let records: Vec<Record> = (0..bans)
-        .map(|n| Record::Ban {
-            ban: Ban {
+        .map(|n| {
+            Record::Ban(Ban {
                 source: IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + n)).into(),
                 reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
                 origin: Origin::Scan,
                 start: now.wall,
                 end: Some(End::after(Duration::from_secs(24 * 3600), now)),
-            },
-            line: None,
+            })
         })
         .collect();
     let mut history = History::open(&daemon.history()).expect("a history can be made");

@@ -2,6 +2,8 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 usage, 78 configuration.
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,8 +14,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Complaints, Config};
 use crate::control::{self, AskError, Line, Request};
 use crate::{daemon, log};
+use flags::Flags;
 
 mod ban;
+mod flags;
 mod history;
 mod list;
 mod offline;
@@ -78,14 +82,21 @@ struct Failure {
 /// Seconds a daemon may take to answer before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Exit status: what was typed is to blame.
+const USAGE: u8 = 2;
+
 /// Exit status: the configuration is to blame (EX_CONFIG of sysexits.h).
 const CONFIGURATION: u8 = 78;
 
 /// Runs what was typed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.run() {
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let done = match Flags::read(&arguments) {
+        Some(flags) => flags.and_then(Flags::run),
+        None => Cli::parse().run(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {

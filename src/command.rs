@@ -61,7 +61,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
             let failures = outcome.tell(None, unbanned, now);
             one_sentence(failures)
         }
-        Request::Status | Request::List | Request::Reload => {
+        Request::Status | Request::List | Request::Reload | Request::AddModes { .. } => {
             Err("this request changes no bans".to_owned())
         }
     };

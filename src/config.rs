@@ -41,6 +41,38 @@ pub fn load(path: &Path) -> Result<Config, Complaints> {
     native::load(path)
 }
 
+/// A configuration, and what was odd about it.
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What was odd, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the configuration at `path`, one of 1.2 for these modes.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load_with(path: &Path, _: &BTreeSet<WatchMode>) -> Result<Loaded, Complaints> {
+    load(path).map(|config| Loaded {
+        config,
+        warnings: Vec::new(),
+    })
+}
+
+/// Whether the file at `path` is a configuration of 1.2.
+#[must_use]
+pub fn is_legacy(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "conf")
+}
+
+/// The configuration that 1.2's flags go with.
+#[must_use]
+pub fn legacy_path() -> PathBuf {
+    "/etc/portsentry/portsentry.conf".into()
+}
+
 /// `[control]` of the configuration at `path`, as far as it can be read: what a command finds the daemon by when the
 /// configuration has been spoilt since the start.
 #[must_use]
@@ -503,6 +535,19 @@ impl Config {
         self.control = old.control.clone();
         self.daemon = old.daemon.clone();
         self
+    }
+}
+
+impl Config {
+    /// The modes in force.
+    pub fn watch_modes(&self) -> impl Iterator<Item = WatchMode> {
+        WatchMode::ALL.into_iter().filter(|mode| {
+            let watch = match mode.protocol {
+                Protocol::Tcp => &self.tcp,
+                Protocol::Udp => &self.udp,
+            };
+            watch.modes.contains(&mode.mode)
+        })
     }
 }
 

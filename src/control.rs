@@ -52,6 +52,11 @@ pub enum Request {
     UnbanAll,
     /// Read the configuration anew: answered by a [`Reloaded`].
     Reload,
+    /// Run in these modes of 1.2 too.
+    AddModes {
+        /// `tcp`, `audp` …
+        modes: Vec<String>,
+    },
 }
 
 /// One line of a reply.

@@ -3,6 +3,7 @@
 //! One thread waits for everything that can happen, and hands it to the engine with the time. When nothing happens it sleeps:
 //! there is no periodic wake-up.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::capture::Capture;
 use crate::clock::{Mono, Now};
-use crate::config::OnStop;
+use crate::config::{OnStop, WatchMode};
 use crate::control::Server;
 use crate::engine::{Engine, Question};
 use crate::history::StateLock;
@@ -24,16 +25,25 @@ use crate::host::{FileWatch, Flows, Host, Services};
 use crate::log;
 use crate::probe::Probe;
 
+mod background;
 mod clients;
+mod errands;
 mod follow;
+mod notices;
 mod start;
 mod status;
 
+pub use background::{Failed, Half, Starter, split};
+use errands::Errands;
 pub use start::Error;
 
 /// Everything the loop waits for and works with.
 struct Daemon {
     config_path: PathBuf,
+    /// Those that 1.2's flags have asked for; empty where the configuration says.
+    modes: BTreeSet<WatchMode>,
+    /// Who waits for us to be ready.
+    starter: Option<Starter>,
     engine: Engine,
     capture: Capture,
     /// Reused from batch to batch.
@@ -42,6 +52,7 @@ struct Daemon {
     services: Services,
     flows: Flows,
     ignore_watch: FileWatch,
+    errands: Errands,
     signals: SignalFd,
     epoll: Epoll,
     server: Server,
@@ -90,6 +101,8 @@ enum Token {
     History,
     Adoption,
     Control,
+    Program,
+    Name,
     Capture(usize),
     Client(u64),
 }
@@ -103,15 +116,36 @@ const EVENTS: usize = 32;
 /// It could not start, or lost something that it cannot go on without. Bans stay in the kernel then.
 pub fn run(config_path: &Path) -> Result<(), Error> {
     log::start(log::Sink::Foreground);
-    let mut daemon = Daemon::start(config_path)?;
-    daemon.watch_all()?;
+    let mut daemon = Daemon::start(config_path, BTreeSet::new())?;
     daemon.go()?;
     daemon.stop();
     Ok(())
 }
 
+/// Runs the daemon in the background, in these modes of 1.2, until it is told to stop. `starter` hears how the start went.
+/// The exit status.
+#[must_use]
+pub fn run_in_background(config_path: &Path, modes: BTreeSet<WatchMode>, starter: Starter) -> u8 {
+    log::start(log::Sink::Syslog);
+    let mut waiting = Some(starter);
+    let outcome = Daemon::start(config_path, modes).and_then(|mut daemon| {
+        daemon.starter = waiting.take();
+        let outcome = daemon.go();
+        waiting = daemon.starter.take();
+        outcome.map(|()| daemon.stop())
+    });
+    let Err(failure) = outcome else { return 0 };
+    error!("{failure}");
+    let status = failure.exit_status();
+    if let Some(starter) = waiting {
+        starter.failed(&failure.to_string(), status);
+    }
+    status
+}
+
 impl Daemon {
     fn go(&mut self) -> Result<(), Error> {
+        self.watch_all()?;
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.stopping {
             let now = Now::read();
@@ -126,6 +160,7 @@ impl Daemon {
                 self.handle(Token::of(event.data()), now)?;
             }
             self.engine.tick(now);
+            self.run_errands(now);
             self.clients.drop_idle(now.mono);
             self.history_moves(now);
             self.catch_up(now)?;
@@ -188,6 +223,8 @@ impl Daemon {
                 self.history_trouble = trouble;
             }
             Token::Adoption => self.adopt(now),
+            Token::Program => self.programs_ended(now),
+            Token::Name => self.names_found(now),
             Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
             Token::Signal => self.signal(now),
@@ -311,6 +348,7 @@ impl Daemon {
         self.add(self.host.fd(), Token::Host)?;
         self.add(self.ignore_watch.fd(), Token::Ignore)?;
         self.add(self.engine.recorder().fd(), Token::History)?;
+        self.watch_errands()?;
         self.add(self.signals.as_fd(), Token::Signal)?;
         self.add(self.server.as_fd(), Token::Control)
     }
@@ -324,15 +362,17 @@ impl Daemon {
 
     /// Leaves the kernel as the configuration says, and history written.
     fn stop(mut self) {
+        self.end_errands();
         if self.engine.config().ban.on_stop == OnStop::Remove {
             if let Err(failure) = self.engine.withdraw() {
                 error!("{failure}");
             }
         }
-        if let Err(cause) = self.engine.close().stop(LAST_WORDS) {
+        if let Err(cause) = self.engine.close(Now::read()).stop(LAST_WORDS) {
             error!("history: {cause}");
         }
         info!("stopped");
+        notices::stopping();
     }
 }
 
@@ -358,8 +398,10 @@ impl Token {
             Self::History => 3,
             Self::Adoption => 4,
             Self::Control => 5,
-            Self::Capture(which) => count(which) << 8 | 6,
-            Self::Client(id) => id << 8 | 7,
+            Self::Program => 6,
+            Self::Name => 7,
+            Self::Capture(which) => count(which) << 8 | 8,
+            Self::Client(id) => id << 8 | 9,
         }
     }
 
@@ -371,7 +413,9 @@ impl Token {
             3 => Self::History,
             4 => Self::Adoption,
             5 => Self::Control,
-            6 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            6 => Self::Program,
+            7 => Self::Name,
+            8 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -383,7 +427,9 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_kernel() {
-        use Token::{Adoption, Capture, Client, Control, History, Host, Ignore, Signal};
+        use Token::{
+            Adoption, Capture, Client, Control, History, Host, Ignore, Name, Program, Signal,
+        };
         for token in [
             Signal,
             Host,
@@ -391,6 +437,8 @@ mod tests {
             History,
             Adoption,
             Control,
+            Program,
+            Name,
             Capture(3),
             Client(0),
             Client(1 << 40),

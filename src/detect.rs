@@ -143,6 +143,17 @@ impl Detector {
         }
     }
 
+    /// Whether scans of `source` are not reported now.
+    #[must_use]
+    pub fn is_muted(&self, source: Source, now: Mono) -> bool {
+        let Some(bucket) = &self.buckets[index(&self.key, source)] else {
+            return false;
+        };
+        let slot = bucket.way_of(source).map(|way| &bucket.slots[way]);
+        slot.and_then(|slot| slot.muted_until)
+            .is_some_and(|until| now < until)
+    }
+
     /// Sources dropped so far to make room for others.
     #[must_use]
     pub fn evicted(&self) -> u64 {

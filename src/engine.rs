@@ -3,6 +3,7 @@
 //! Used by the daemon, and by the command line when no daemon runs. It opens no socket, reads no clock and prints nothing.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -10,25 +11,31 @@ use tracing::{info, warn};
 use crate::clock::{Mono, Now, Wall};
 use crate::config::Config;
 use crate::config::ignore::IgnoreList;
-use crate::detect::{Detector, Scan};
+use crate::detect::Detector;
 use crate::guard::{Friend, Guard};
-use crate::history::{Ending, Record, Recorder, Seq, TextLine};
+use crate::history::{Ending, Record, Recorder, Seq};
 use crate::host::Facts;
 use crate::log::{banned, lifted};
-use crate::policy::{Ban, Bans, End, Origin, Past, Reason, Spare, Verdict, judge};
-use crate::probe::{Probe, Protocol};
+use crate::policy::{Alarm, Ban, Bans, End, Origin, Past, Reason};
+use crate::probe::Probe;
 use crate::respond::{Held, Holdings, Responders};
 use crate::source::Source;
 
 mod agreement;
 mod complaints;
 mod counters;
+mod programs;
+mod report;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use agreement::Agreement;
 use complaints::{About, Complaints};
 pub use counters::Counters;
+pub use programs::Errand;
+use programs::{Programs, Purpose};
+use report::{Budget, Outcome, Report, Reports};
 
 /// What only the kernel knows about a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +60,14 @@ pub struct Engine {
     /// Counts for `status`.
     pub counters: Counters,
     complaints: Complaints,
+    /// Reports that wait for names.
+    reports: Reports,
+    /// How many more lines may tell of those who are dealt with already.
+    repeats: Budget,
+    /// Programs that are under way.
+    programs: Programs,
+    /// What is to be done outside.
+    errands: Vec<Errand>,
     /// What has been lifted since history and the world began to be read: what was read before must not bring it back.
     /// `None`: both are read.
     lifted_since_start: Option<HashSet<Source>>,
@@ -121,193 +136,59 @@ impl Engine {
             recorder,
             counters: Counters::default(),
             complaints: Complaints::default(),
+            reports: Reports::default(),
+            repeats: Budget::default(),
+            programs: Programs::default(),
+            errands: Vec::new(),
             lifted_since_start: Some(HashSet::new()),
             listing_is_stale: false,
         }
     }
 
-    /// Judges a batch of probes, and bans in one go whom it convicts: the kernel first, history after.
-    pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut Ask<'_>) {
-        let mut convicted: Vec<(Source, TextLine)> = Vec::new();
-        for probe in probes {
-            if let Some(scan) = self.observe(probe, now, ask) {
-                convicted.extend(self.convict(&scan, now));
-            }
-        }
-        if convicted.is_empty() {
-            return;
-        }
-        let bans: Vec<Ban> = convicted
-            .iter()
-            .filter_map(|(source, _)| self.bans.get(*source).cloned())
-            .collect();
-        let outcome = self.world.ban(&bans.iter().collect::<Vec<_>>(), now);
-        let not_yet = if outcome.is_ok() {
-            ""
-        } else {
-            ", but not in force yet"
+    /// Tells of an alarm: at once, or when its source has a name.
+    fn report(
+        &mut self,
+        alarm: Alarm,
+        reason: Option<Reason>,
+        is_first: bool,
+        outcome: Outcome,
+        now: Now,
+    ) {
+        let report = Report {
+            alarm,
+            at: now.wall,
+            reason,
+            is_first,
+            outcome,
         };
-        for (ban, (_, line)) in bans.into_iter().zip(convicted) {
-            info!("{}{not_yet}", banned(&ban));
+        let report = if self.config.history.resolve {
+            self.errands.push(Errand::Name(alarm.probe.source));
+            self.reports.wait(report, now.mono)
+        } else {
+            Some(report)
+        };
+        if let Some(report) = report {
+            self.tell(&report, None, now);
+        }
+    }
+
+    fn tell(&mut self, report: &Report, name: Option<&str>, now: Now) {
+        if let Some(line) = report.tell(name) {
             self.record(
-                Record::Ban {
-                    ban,
-                    line: Some(line),
+                Record::Line {
+                    line,
+                    at: report.at,
                 },
                 now.mono,
             );
         }
-        self.told(outcome, now);
-        self.make_good(now);
     }
 
-    /// Follows one probe up to a scan of a trap by somebody who is neither banned nor a friend.
-    fn observe(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> Option<Scan> {
-        let counters = &mut self.counters;
-        counters.probes += 1;
-        if !self.guard.is_ours(probe) {
-            counters.not_ours += 1;
-        } else if self.guard.mode_of(probe).is_none() {
-            counters.unwatched += 1;
-        } else if self.bans.covers(probe.source) {
-            counters.already_banned += 1;
-        } else if self.guard.friend(Source::from(probe.source)).is_some() {
-            counters.ignored += 1;
-        } else if self.is_service(probe, Freshness::WithinASecond, now, ask) {
-            self.counters.services += 1;
-        } else if self.is_answer(probe, now, ask) {
-            self.counters.answers += 1;
-        } else {
-            self.counters.hits += 1;
-            let scan =
-                self.detector
-                    .observe(self.guard.source_of(probe.source), probe, now.mono)?;
-            if !self.is_service(probe, Freshness::Now, now, ask) {
-                return Some(scan);
-            }
-            self.counters.hits -= 1;
-            self.counters.services += 1;
+    /// The name of `address` has been looked up; `None`: it has none. Tells what waited for it.
+    pub fn named(&mut self, address: IpAddr, name: Option<&str>, now: Now) {
+        for report in self.reports.take(address) {
+            self.tell(&report, name, now);
         }
-        None
-    }
-
-    /// Whether something listens on the probe's port.
-    fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut Ask<'_>) -> bool {
-        let Probe {
-            protocol,
-            dest,
-            port,
-            ..
-        } = *probe;
-        let known = self.guard.services.lookup(protocol, dest, port, now.mono);
-        let is_enough = |bound: bool, asked: Mono| {
-            bound || fresh == Freshness::WithinASecond || asked == now.mono
-        };
-        if let Some((bound, _)) = known.filter(|&(bound, asked)| is_enough(bound, asked)) {
-            return bound;
-        }
-        let Some(bound) = self.ask(Question::IsService, probe, now, ask) else {
-            return true;
-        };
-        self.guard
-            .services
-            .keep(protocol, dest, port, bound, now.mono);
-        bound
-    }
-
-    /// Whether the probe is the late answer to a question that left this host, or a host behind it. TCP's answers are told
-    /// by their flags.
-    fn is_answer(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> bool {
-        probe.protocol == Protocol::Udp
-            && self
-                .ask(Question::IsAnswer, probe, now, ask)
-                .unwrap_or(true)
-    }
-
-    /// Asks the kernel; `None` when it cannot be asked: then the benefit of the doubt is the source's.
-    fn ask(
-        &mut self,
-        question: Question,
-        probe: &Probe,
-        now: Now,
-        ask: &mut Ask<'_>,
-    ) -> Option<bool> {
-        match ask(question, probe) {
-            Ok(answer) => Some(answer),
-            Err(cause) => {
-                self.counters.unanswered += 1;
-                let words =
-                    || format!("cannot tell traps from services, and probes from answers: {cause}");
-                self.complaints.add(About::Services, now.mono, words);
-                None
-            }
-        }
-    }
-
-    /// Bans the scan's source in memory, or spares it. The world and history come after the whole batch.
-    fn convict(&mut self, scan: &Scan, now: Now) -> Option<(Source, TextLine)> {
-        self.counters.scans += 1;
-        let Probe {
-            source: address,
-            port,
-            protocol,
-            ..
-        } = scan.last;
-        let line = TextLine {
-            address,
-            port,
-            protocol,
-        };
-        let response = match protocol {
-            Protocol::Tcp => self.config.tcp.response,
-            Protocol::Udp => self.config.udp.response,
-        };
-        let rules = &self.config.ban;
-        match judge(scan, response, rules, &self.bans, now) {
-            Verdict::Ban(ban) => {
-                self.counters.bans += 1;
-                self.bans.count_new(now.mono);
-                self.detector.forget(scan.source);
-                self.bans.insert(ban);
-                return Some((scan.source, line));
-            }
-            Verdict::Spare(Spare::LogOnly) => {
-                self.counters.logged += 1;
-                self.bans.count_new(now.mono);
-                let quiet = rules.duration.unwrap_or(Duration::from_secs(24 * 3600));
-                self.detector.mute(scan.source, now.mono.later(quiet));
-                info!("scan by {}: {} (log only)", scan.source, scan.summary);
-                let reason = Reason::Scan(scan.summary);
-                let scan = Record::Scan {
-                    source: scan.source,
-                    reason,
-                    at: now.wall,
-                    line: Some(line),
-                };
-                self.record(scan, now.mono);
-            }
-            Verdict::Spare(Spare::Limit) => {
-                self.counters.spared_limit += 1;
-                let words = || {
-                    format!(
-                        "ban.limit of {} bans is reached: scanners are spared",
-                        rules.limit
-                    )
-                };
-                self.complaints.add(About::Limit, now.mono, words);
-            }
-            Verdict::Spare(Spare::Rate) => {
-                self.counters.spared_rate += 1;
-                let words = || {
-                    format!(
-                        "ban.rate of {} scans a second is reached: scanners are spared",
-                        rules.rate
-                    )
-                };
-                self.complaints.add(About::Rate, now.mono, words);
-            }
-        }
-        None
     }
 
     /// Complains of what the responders could not do.
@@ -346,6 +227,10 @@ impl Engine {
         for ban in &expired {
             self.world.over(ban.source);
         }
+        let sources: Vec<Source> = expired.iter().map(|ban| ban.source).collect();
+        if let Some(words) = self.undo_by_program(&sources, now) {
+            self.complaints.once(About::Leftovers, || words);
+        }
         log_each(&expired, |ban| {
             format!("{} is no longer banned: its time is over", ban.source)
         });
@@ -358,15 +243,22 @@ impl Engine {
             }
         }
         self.make_good(now);
+        while let Some(report) = self.reports.overdue(now.mono) {
+            self.tell(&report, None, now);
+        }
     }
 
     /// When [`tick`](Self::tick) is due next; `None`: nothing waits.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
-        [self.bans.next_end(), self.world.retry_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.bans.next_end(),
+            self.world.retry_at(),
+            self.reports.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Carries out an ordered ban. It holds when this returns `Ok`, and is in history when that has written up to the mark.
@@ -384,6 +276,10 @@ impl Engine {
         {
             return Err(Refusal::Limit(source, limit));
         }
+        if !self.world.has_responders() {
+            let words = "programs alone ban here (ban.responders), and they are run for scans alone; run yours by hand";
+            return Err(Refusal::Failed(source, words.to_owned()));
+        }
         let end = order.length.map(|length| End::after(length, now));
         let ban = Ban {
             source,
@@ -398,15 +294,19 @@ impl Engine {
             return Err(Refusal::Failed(source, failure));
         }
         info!("{}", banned(&ban));
-        let recorded = self.record(
-            Record::Ban {
-                ban: ban.clone(),
-                line: None,
-            },
-            now.mono,
-        );
+        let recorded = self.record(Record::Ban(ban.clone()), now.mono);
         self.detector.forget(source);
         self.bans.insert(ban.clone());
+        if self.bans_by_program() {
+            let line = self.config.command.ban.clone();
+            self.run(
+                line,
+                None,
+                Purpose::Ban(source, None),
+                source.address(),
+                now,
+            );
+        }
         self.make_good(now);
         Ok((ban, recorded))
     }
@@ -446,12 +346,16 @@ impl Engine {
         let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
         let outcome = self.world.unban_all(&all, now);
         self.listing_is_stale = true;
-        self.lifted(&all, outcome, Ending::Unban, by, now)
+        let mut unbanned = self.lifted(&all, outcome, Ending::Unban, by, now);
+        unbanned.failures.extend(self.undo_by_program(&all, now));
+        unbanned
     }
 
     fn lift(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
         let outcome = self.world.unban(sources, now);
-        self.lifted(sources, outcome, how, by, now)
+        let mut unbanned = self.lifted(sources, outcome, how, by, now);
+        unbanned.failures.extend(self.undo_by_program(sources, now));
+        unbanned
     }
 
     /// Takes bans out of memory that the world was told to lift, and tells history.
@@ -489,7 +393,11 @@ impl Engine {
 
     /// Puts bans back that history knows, for the time they have left; those that are friends by now end instead.
     /// What has been decided since the start is newer than history, and stands.
+    /// Where programs alone ban, nothing is put back: what they did may be gone, and cannot be looked at.
     pub fn replay(&mut self, bans: Vec<Ban>, now: Now) {
+        if !self.world.has_responders() {
+            return;
+        }
         let lifted = self.lifted_since_start.as_ref();
         let is_old = |source| {
             self.bans.get(source).is_some() || lifted.is_some_and(|lifted| lifted.contains(&source))
@@ -532,13 +440,7 @@ impl Engine {
             format!("adopted from the kernel: {}", banned(ban))
         });
         for ban in adopted {
-            self.record(
-                Record::Ban {
-                    ban: ban.clone(),
-                    line: None,
-                },
-                now.mono,
-            );
+            self.record(Record::Ban(ban.clone()), now.mono);
             self.bans.insert(ban);
         }
         self.end_friends(friends.iter().map(|held| held.source).collect(), now);
@@ -616,7 +518,7 @@ impl Engine {
         warn!("history: its file was moved away; the running bans go into a new one");
         let bans: Vec<Ban> = self.bans.iter().cloned().collect();
         for ban in bans {
-            self.record(Record::Ban { ban, line: None }, now.mono);
+            self.record(Record::Ban(ban), now.mono);
         }
     }
 
@@ -666,9 +568,14 @@ impl Engine {
         self.world.names()
     }
 
-    /// Ends the engine, and gives back the history's writer, who may have something to write yet.
+    /// Ends the engine: what waits for names or programs waits no longer. Gives back the history's writer, who may have
+    /// something to write yet.
     #[must_use]
-    pub fn close(self) -> Recorder {
+    pub fn close(mut self, now: Now) -> Recorder {
+        self.release_waiting(now);
+        for report in self.reports.rest() {
+            self.tell(&report, None, now);
+        }
         self.recorder
     }
 }
@@ -681,11 +588,4 @@ fn log_each<T>(items: &[T], line: impl Fn(&T) -> String) {
     if items.len() > LINES {
         info!("… and {} more of the same", items.len() - LINES);
     }
-}
-
-/// How old an answer about a service may be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    WithinASecond,
-    Now,
 }

@@ -25,7 +25,7 @@ pub mod text;
 pub use lock::StateLock;
 pub use recorder::{Recorder, Seq};
 pub use row::{Ended, Ending, Response, Row};
-pub use text::TextLine;
+pub use text::{TextFiles, TextLine};
 
 /// The open file. One process has it open for writing, and holds the [`StateLock`]; any number may read meanwhile.
 pub struct History {
@@ -41,12 +41,9 @@ pub struct History {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A ban. One of the same source that runs ends with it, as replaced.
-    Ban {
-        /// As the engine holds it. Of its end, the wall clock's part is kept.
-        ban: Ban,
-        /// What to say in the text file: for bans that follow from a scan.
-        line: Option<TextLine>,
-    },
+    ///
+    /// It is as the engine holds it. Of its end, the wall clock's part is kept.
+    Ban(Ban),
     /// A scan that was logged and led to no ban.
     Scan {
         /// Who would have been banned.
@@ -55,8 +52,13 @@ pub enum Record {
         reason: Reason,
         /// When.
         at: Wall,
-        /// What to say in the text file.
-        line: Option<TextLine>,
+    },
+    /// A line for the text files alone.
+    Line {
+        /// What it says.
+        line: TextLine,
+        /// When that was.
+        at: Wall,
     },
     /// The end of a ban before its time. A source whose newest ban has ended in another way is no error.
     End {
@@ -274,7 +276,7 @@ impl History {
 
 fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
     let (source, reason, origin, response, started, ends) = match record {
-        Record::Ban { ban, .. } => {
+        Record::Ban(ban) => {
             // By the wall clock alone: what has run out by it is over, and not replaced.
             transaction
                 .prepare_cached(
@@ -296,9 +298,10 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
                 ends,
             )
         }
-        Record::Scan {
-            source, reason, at, ..
-        } => (*source, reason, Origin::Scan, Response::Log, *at, None),
+        Record::Line { .. } => return Ok(()),
+        Record::Scan { source, reason, at } => {
+            (*source, reason, Origin::Scan, Response::Log, *at, None)
+        }
         Record::End {
             source,
             at,

@@ -11,12 +11,14 @@ use netlink_sys::{Socket, SocketAddr};
 
 pub use self::facts::{Address, Facts, Link};
 pub use self::flows::Flows;
+pub use self::names::Names;
 pub use self::services::Services;
 pub use self::watch::FileWatch;
 
 mod facts;
 mod flows;
 mod inet_diag;
+mod names;
 mod netlink;
 mod services;
 mod watch;

@@ -8,6 +8,7 @@ use crate::policy::{Ban, End, Origin, Reason};
 use crate::source::Source;
 use std::time::Duration;
 
+pub mod command;
 pub mod nftables;
 
 /// Anything that can make a ban real. It owns its socket, path or queue, and returns promptly.
@@ -184,6 +185,15 @@ impl Responders {
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
         self.0.iter().map(|responder| responder.name()).collect()
+    }
+
+    /// What each does for a ban.
+    #[must_use]
+    pub fn deeds(&self, ban: &Ban, now: Now) -> Vec<Deed> {
+        self.0
+            .iter()
+            .map(|responder| responder.deed(ban, now))
+            .collect()
     }
 
     /// Makes all of them ready, and tells what each found.

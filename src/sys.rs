@@ -5,8 +5,11 @@
     reason = "one of the two rooms for unsafe: system calls that no safe crate offers"
 )]
 
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use nix::unistd::{ForkResult, Pid};
 
 /// Binds a packet socket to one link-layer protocol, on all interfaces: from now on it receives.
 /// A descriptor that is no packet socket gets the kernel's error.
@@ -58,6 +61,33 @@ pub(crate) fn dropped_packets(socket: BorrowedFd<'_>) -> io::Result<u32> {
     };
     check(result)?;
     Ok(numbers[DROPS])
+}
+
+/// A descriptor that becomes readable when the process ends; for a child that has not been waited for.
+///
+/// # Errors
+/// Whatever pidfd_open(2) says; kernels before 5.3 do not have it.
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    check(fd)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Splits this process in two, as fork(2) does. Only a process of one thread may: in the other half, locks of further threads
+/// would stay locked for ever.
+///
+/// # Errors
+/// There is another thread, or fork(2) fails.
+pub(crate) fn fork() -> io::Result<ForkResult> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("other threads run already"));
+    }
+    // SAFETY: no other thread runs, so nothing is left half done in the child.
+    let result = unsafe { nix::unistd::fork() };
+    Ok(result?)
 }
 
 /// The size of a value that the kernel is handed.

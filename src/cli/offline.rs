@@ -5,14 +5,15 @@ use crate::clock::Now;
 use crate::command::{self, Outcome};
 use crate::config::{self, Config};
 use crate::control::{self, AskError, Lifted, Line, Listed, Request};
-use crate::engine::Engine;
+use crate::engine::{Engine, Errand};
 use crate::guard::Guard;
 use crate::history::lock::{self, LockError};
 use crate::history::query::Cursor;
-use crate::history::{self, History, Recorder, StateLock};
+use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::Host;
 use crate::policy::Ban;
 use crate::privilege;
+use crate::respond::command::{Job, Runner};
 use crate::respond::{self, Responders};
 use crate::source::Source;
 use std::time::Duration;
@@ -91,17 +92,51 @@ fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
         responders.prepare()?;
     }
     let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
-    let recorder = Recorder::start(history, None).map_err(cannot_start)?;
+    let recorder = Recorder::start(history, TextFiles::default()).map_err(cannot_start)?;
     let mut engine = Engine::new(config.clone(), guard, responders, recorder);
     engine.know(bans);
     let uid = nix::unistd::getuid();
-    let Outcome { lines, .. } =
+    let Outcome { mut lines, .. } =
         command::carry_out(&mut engine, request.clone(), &format!("uid {uid}"), now);
-    let recorder = engine.close();
+    if let Some(failure) = run_programs(&mut engine)? {
+        lines.pop();
+        lines.push(Line::Failed(failure));
+    }
+    let recorder = engine.close(now);
     recorder
         .stop(LAST_WORDS)
         .map_err(|unwritten| Failure::from(unwritten.to_string()))?;
     Ok(lines)
+}
+
+/// Runs the admin's programs that go with a ban or its end, to their end; what failed.
+fn run_programs(engine: &mut Engine) -> Result<Option<String>, Failure> {
+    let jobs: Vec<Job> = engine
+        .take_errands()
+        .into_iter()
+        .filter_map(|errand| match errand {
+            Errand::Run(job) => Some(job),
+            Errand::Name(_) => None,
+        })
+        .collect();
+    if jobs.is_empty() {
+        return Ok(None);
+    }
+    let timeout = engine.config().command.timeout;
+    let runner = Runner::start(timeout)
+        .map_err(|cause| Failure::from(format!("cannot run programs: {cause}")))?;
+    let count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+    let mut failures: Vec<String> = jobs
+        .into_iter()
+        .filter(|job| !runner.run(job.clone()))
+        .map(|job| format!("too many programs at once: none was run for {}", job.source))
+        .collect();
+    for ended in runner.stop(timeout.saturating_mul(count)) {
+        engine.ended(&ended, Now::read());
+        let failure = |trouble| format!("{}: {trouble}", ended.command);
+        failures.extend(ended.trouble.as_ref().map(failure));
+    }
+    Ok((!failures.is_empty()).then(|| failures.join("\n")))
 }
 
 /// Who is locked out on a day when history is spoilt is let in all the same; the failure says what that leaves undone.

@@ -242,6 +242,13 @@ impl Daemon {
                     }),
                 }
             }
+            Request::AddModes { modes } => {
+                let line = match self.add_modes(&modes, now) {
+                    Ok(()) => Line::Done,
+                    Err(why) => Line::Failed(why),
+                };
+                self.at_once(id, vec![line])
+            }
             Request::Reload => {
                 let line = match self.reload(now) {
                     Ok(reloaded) => vec![Line::Reloaded(reloaded), Line::Done],

@@ -1,21 +1,66 @@
 //! Following what changes while we run: the configuration, the ignore files, this host's addresses.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use tracing::{error, info, warn};
 
-use super::{Daemon, Error, HOST_AGAIN, Token};
+use super::{Daemon, Error, HOST_AGAIN, Token, notices};
 use crate::capture::Watched;
 use crate::clock::Now;
-use crate::config::{self, Complaints, Config};
+use crate::config::{self, Complaints, Config, Loaded, WatchMode};
 use crate::control::Reloaded;
+use crate::history::TextFiles;
 use crate::host::{self, Facts, FileWatch};
 
 impl Daemon {
     /// Reads the configuration again. What has mistakes changes nothing.
     pub(super) fn reload(&mut self, now: Now) -> Result<Reloaded, String> {
+        let modes = self.modes.clone();
+        self.reload_in(modes, now)
+    }
+
+    /// Adds modes to those of 1.2 that run, for another process that was started in them.
+    pub(super) fn add_modes(&mut self, names: &[String], now: Now) -> Result<(), String> {
+        let is_legacy = config::is_legacy(&self.config_path);
+        if !is_legacy {
+            return Err(format!(
+                "portsentry runs already, with {}, where tcp.mode and udp.mode say in which modes",
+                self.config_path.display()
+            ));
+        }
+        let asked: Option<Vec<WatchMode>> = names
+            .iter()
+            .map(|name| WatchMode::from_name(name))
+            .collect();
+        let running: BTreeSet<WatchMode> = self.engine.config().watch_modes().collect();
+        let mut new = asked.ok_or("this mode is not known")?;
+        new.retain(|mode| !running.contains(mode));
+        if new.is_empty() {
+            return Err(format!(
+                "portsentry runs already in mode {}, pid {}",
+                names.join(", "),
+                std::process::id()
+            ));
+        }
+        let all = running.into_iter().chain(new.iter().copied()).collect();
+        self.reload_in(all, now)?;
+        let mut text = TextFiles::of(&self.engine.config().history);
+        if let Err(failures) = text.begin(new.iter().copied()) {
+            failures.iter().for_each(|failure| warn!("{failure}"));
+        }
+        self.notify_of(&new);
+        Ok(())
+    }
+
+    /// Reads the configuration again, for these modes. What has mistakes changes nothing.
+    fn reload_in(&mut self, modes: BTreeSet<WatchMode>, now: Now) -> Result<Reloaded, String> {
         let words = |complaints: Complaints| complaints.to_string();
-        let new = config::load(&self.config_path).map_err(words)?;
+        let Loaded {
+            config: new,
+            warnings,
+        } = config::load_with(&self.config_path, &modes).map_err(words)?;
+        notices::warnings(&warnings);
         let ignored = config::ignore::read(&new.ignore).map_err(words)?;
         let old = self.engine.config();
         let needs_restart = config::needs_restart(old, &new);
@@ -30,6 +75,7 @@ impl Daemon {
             .set_interfaces(interfaces)
             .map_err(|error| error.to_string())?;
         self.engine.reconfigure(new, ignored, now);
+        self.modes = modes;
         info!("the configuration was read again");
         for key in &needs_restart {
             warn!("{key} has changed, which takes effect at a restart");

@@ -1,5 +1,6 @@
 //! From nothing to a running daemon, in the one order that leaves nothing half done: what may fail comes before what must be undone.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,16 +13,16 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
-use super::{Daemon, Later, clients::Clients, follow};
+use super::{Daemon, Errands, Failed, Later, clients::Clients, follow, notices};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
-use crate::config::{self, Complaints};
+use crate::config::{self, Complaints, Loaded, WatchMode};
 use crate::control::Server;
 use crate::engine::Engine;
 use crate::guard::Guard;
 use crate::history::lock::LockError;
 use crate::history::query::Cursor;
-use crate::history::{self, History, Recorder, StateLock};
+use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{self, Flows, Host, Services};
 use crate::policy::{MAX_PAST, Past};
 use crate::privilege;
@@ -73,6 +74,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The exit status of a daemon that ends because of this.
+    pub(super) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Config(_) => 78,
+            Self::Lock(LockError::Held { .. }) => Failed::TAKEN,
+            _ => 1,
+        }
+    }
+
     pub(super) fn event_loop(step: &'static str) -> impl Fn(nix::Error) -> Self {
         move |source| Self::Loop {
             step,
@@ -159,8 +169,12 @@ impl Adoption {
 
 impl Daemon {
     /// Starts everything up to the point where bans are put back and packets are seen.
-    pub(super) fn start(config_path: &Path) -> Result<Self, Error> {
-        let config = config::load(config_path)?;
+    ///
+    /// In these modes, where the configuration is one of 1.2.
+    pub(super) fn start(config_path: &Path, modes: BTreeSet<WatchMode>) -> Result<Self, Error> {
+        notices::starting();
+        let Loaded { config, warnings } = config::load_with(config_path, &modes)?;
+        notices::warnings(&warnings);
         let ignored = config::ignore::read(&config.ignore)?;
         privilege::require()?;
         let lock = StateLock::acquire(&config.history.file)?;
@@ -186,11 +200,15 @@ impl Daemon {
             watched: follow::watched_by(&config),
         })?;
         let reader = History::open_read_only(&config.history.file)?;
+        let errands = Errands::start(&config).map_err(Error::thread("start threads"))?;
         privilege::drop_to_needed()?;
 
         let now = Now::read();
-        let recorder = Recorder::start(history, config.history.text.clone())
-            .map_err(Error::thread("write history"))?;
+        let mut text = TextFiles::of(&config.history);
+        if let Err(failures) = text.begin(config.watch_modes()) {
+            failures.iter().for_each(|failure| warn!("{failure}"));
+        }
+        let recorder = Recorder::start(history, text).map_err(Error::thread("write history"))?;
         let guard = Guard::new(&config, ignored, host.facts().clone());
         let mut engine = Engine::new(config, guard, responders, recorder);
         if let Some(history) = &reader {
@@ -199,6 +217,8 @@ impl Daemon {
 
         Ok(Self {
             config_path: config_path.to_owned(),
+            modes,
+            starter: None,
             engine,
             capture,
             probes: Vec::with_capacity(capture::BATCH),
@@ -206,6 +226,7 @@ impl Daemon {
             services,
             flows: Flows::open(),
             ignore_watch,
+            errands,
             signals,
             epoll,
             server,
@@ -243,6 +264,13 @@ impl Daemon {
             "ready: {} bans in force from history",
             self.engine.bans().len()
         );
+        let modes: Vec<WatchMode> = self.engine.config().watch_modes().collect();
+        self.notify_of(&modes);
+        if let Some(starter) = self.starter.take() {
+            starter
+                .ready()
+                .map_err(Error::thread("go into the background"))?;
+        }
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             warn!("cannot tell the service manager that we are ready: {error}");
         }

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
-use crate::respond::{Error, Holdings, Prepared, Responders};
+use crate::respond::{Deed, Error, Holdings, Prepared, Responders};
 use crate::source::Source;
 
 /// The responders, and how far they are behind.
@@ -192,6 +192,26 @@ impl Agreement {
 
     pub(super) fn names(&self) -> Vec<&'static str> {
         self.responders.names()
+    }
+
+    /// Whether anybody makes bans real but the admin's programs.
+    pub(super) fn has_responders(&self) -> bool {
+        !self.responders.names().is_empty()
+    }
+
+    /// A ban that is not to be made real yet.
+    pub(super) fn hold_back(&mut self, source: Source) {
+        self.unenforced.insert(source);
+    }
+
+    /// Whether this ban is not in force.
+    pub(super) fn is_behind(&self, source: Source) -> bool {
+        self.unenforced.contains(&source)
+    }
+
+    /// What the responders do for a ban.
+    pub(super) fn deeds(&self, ban: &Ban, now: Now) -> Vec<Deed> {
+        self.responders.deeds(ban, now)
     }
 
     /// How many of our bans are not in force.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::clock::Mono;
 
@@ -19,6 +19,12 @@ pub(super) enum About {
     Rate,
     /// Records that history has no room for.
     History,
+    /// Programs of the admin's that failed, or could not be run.
+    Programs,
+    /// Programs that are not run for IPv6 sources.
+    Ipv4Programs,
+    /// Bans that end here and stay where a program put them.
+    Leftovers,
 }
 
 /// How long a complaint stands after its last cause, and before it is logged again.
@@ -26,7 +32,11 @@ const STANDS: Duration = Duration::from_secs(60);
 
 /// The complaints that stand.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Vec<Complaint>);
+pub(super) struct Complaints {
+    standing: Vec<Complaint>,
+    /// What has been said for good.
+    said: Vec<About>,
+}
 
 #[derive(Debug)]
 struct Complaint {
@@ -39,14 +49,17 @@ struct Complaint {
 impl Complaints {
     /// Complains. The words are made, and logged, only where none have been for a minute.
     pub(super) fn add(&mut self, about: About, now: Mono, words: impl FnOnce() -> String) {
-        let standing = self.0.iter_mut().find(|standing| standing.about == about);
+        let standing = self
+            .standing
+            .iter_mut()
+            .find(|standing| standing.about == about);
         match standing {
             Some(standing) if now.since(standing.logged) < STANDS => standing.last = now,
             _ => {
                 let words = words();
                 error!("{words}");
                 self.settle(about);
-                self.0.push(Complaint {
+                self.standing.push(Complaint {
                     about,
                     words,
                     logged: now,
@@ -56,15 +69,24 @@ impl Complaints {
         }
     }
 
+    /// Says something that is as it is, once and for all.
+    pub(super) fn once(&mut self, about: About, words: impl FnOnce() -> String) {
+        if !self.said.contains(&about) {
+            self.said.push(about);
+            let words = words();
+            warn!("{words}");
+        }
+    }
+
     /// This goes wrong no longer.
     pub(super) fn settle(&mut self, about: About) {
-        self.0.retain(|standing| standing.about != about);
+        self.standing.retain(|standing| standing.about != about);
     }
 
     /// What stands, in words.
     pub(super) fn list(&self, now: Mono) -> Vec<String> {
         let stands = |complaint: &&Complaint| now.since(complaint.last) < STANDS;
-        self.0
+        self.standing
             .iter()
             .filter(stands)
             .map(|complaint| complaint.words.clone())
@@ -93,6 +115,14 @@ mod tests {
         complaints.settle(About::Rate);
         assert_eq!(complaints.list(seconds(108)), ["port 0"]);
         assert!(complaints.list(seconds(109)).is_empty());
+        let mut said = 0;
+        for _ in 0..3 {
+            complaints.once(About::Ipv4Programs, || {
+                said += 1;
+                "it is so".to_owned()
+            });
+        }
+        assert_eq!(said, 1);
         complaints.add(About::Services, seconds(60), || "again".to_owned());
         assert_eq!(complaints.list(seconds(61)), ["again"]);
     }

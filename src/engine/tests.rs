@@ -2,16 +2,20 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
 use super::*;
 use crate::clock::Wall;
-use crate::config;
-use crate::history::History;
+use crate::config::{self, Config, ResponderKind};
+use crate::history::{History, TextFiles};
 use crate::host::{Address, Link};
+use crate::probe::Protocol;
 use crate::probe::ScanType;
 use crate::respond::{self, Deed, HeldClock, Prepared, Responder};
+
+mod telling;
 
 const NOW: Now = Now {
     mono: Mono(1_000_000),
@@ -118,7 +122,12 @@ struct Bench {
 
 impl Bench {
     fn new(text: &str) -> Self {
-        let config = config::parse(Path::new("test.toml"), text).unwrap();
+        Self::of(config::parse(Path::new("test.toml"), text).unwrap())
+    }
+
+    fn of(mut config: Config) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        config.history.text = Some(dir.path().join("history.log"));
         let address = |ip: &str, on_link: &str| Address {
             ip: ip.parse().unwrap(),
             on_link: on_link.parse().unwrap(),
@@ -138,10 +147,13 @@ impl Bench {
         let ignored = config::ignore::read(&config.ignore).unwrap();
         let guard = Guard::new(&config, ignored, facts);
         let world = Rc::new(RefCell::new(World::default()));
-        let responders = Responders::of(vec![Box::new(Fake(Rc::clone(&world)))]);
-        let dir = tempfile::tempdir().unwrap();
+        let mut responders: Vec<Box<dyn Responder>> = Vec::new();
+        if config.ban.responders.contains(&ResponderKind::Nftables) {
+            responders.push(Box::new(Fake(Rc::clone(&world))));
+        }
+        let responders = Responders::of(responders);
         let history = History::open(&dir.path().join("history.db")).unwrap();
-        let recorder = Recorder::start(history, None).unwrap();
+        let recorder = Recorder::start(history, TextFiles::of(&config.history)).unwrap();
         Self {
             engine: Engine::new(config, guard, responders, recorder),
             world,
@@ -187,9 +199,18 @@ impl Bench {
         self.engine.ban(order, NOW).map(|(ban, _)| ban)
     }
 
+    /// The text file's lines once everything is written, from the host on.
+    fn lines(self) -> Vec<String> {
+        let recorder = self.engine.close(NOW);
+        recorder.stop(Duration::from_secs(10)).unwrap();
+        let text = fs::read_to_string(self.dir.path().join("history.log")).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once("Host: "));
+        lines.map(|(_, rest)| rest.to_owned()).collect()
+    }
+
     /// What history holds once everything is written.
     fn past(self) -> Vec<(String, Option<&'static str>)> {
-        let recorder = self.engine.close();
+        let recorder = self.engine.close(NOW);
         recorder.stop(Duration::from_secs(10)).unwrap();
         let history = History::open_read_only(&self.dir.path().join("history.db"))
             .unwrap()

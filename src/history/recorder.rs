@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::text::{TextFile, local_zone};
+use super::text::{TextFiles, local_zone};
 use super::{Error, History, Record};
 use crate::clock::Wall;
+use crate::policy::Origin;
 
 /// How many records a [`Recorder`] takes, in order. Zero: none yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,11 +57,11 @@ impl Recorder {
     const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
     /// Starts the thread, which inherits the caller's signal mask: block there what another thread is to receive.
-    /// `text` is the file for 1.2's lines.
+    /// `text` says where 1.2's lines go.
     ///
     /// # Errors
     /// When the system has no thread or no eventfd left.
-    pub fn start(history: History, text: Option<PathBuf>) -> io::Result<Self> {
+    pub fn start(history: History, text: TextFiles) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -73,7 +74,7 @@ impl Recorder {
             shared: Arc::clone(&shared),
             path: history.path().to_owned(),
             history: Some(history),
-            text: text.map(TextFile::new),
+            text,
         };
         let thread = thread::Builder::new()
             .name("history".to_owned())
@@ -90,10 +91,11 @@ impl Recorder {
     /// When the queue is full and the record is one that strangers cause. What people decide, and the ends of bans, are
     /// always taken: there are no more of them than bans.
     pub fn push(&self, record: Record) -> Result<Seq, Full> {
-        let is_strangers = matches!(
-            record,
-            Record::Scan { .. } | Record::Ban { line: Some(_), .. }
-        );
+        let is_strangers = match &record {
+            Record::Scan { .. } | Record::Line { .. } => true,
+            Record::Ban(ban) => ban.origin == Origin::Scan,
+            Record::End { .. } => false,
+        };
         let mut state = self.shared.lock();
         if is_strangers && state.queue.len() >= Self::QUEUE {
             return Err(Full);
@@ -254,7 +256,7 @@ struct Writer {
     path: PathBuf,
     /// `None` after a failed attempt to open a new file.
     history: Option<History>,
-    text: Option<TextFile>,
+    text: TextFiles,
 }
 
 enum Job {
@@ -366,34 +368,17 @@ impl Writer {
         true
     }
 
-    /// The text file's lines are written once: they are for people, and a ban must not wait for them.
+    /// The text files' lines are written once: they are for people, and a ban must not wait for them.
     fn write_lines(&mut self, batch: &[Record]) {
-        let Some(text) = &mut self.text else { return };
-        let mut lines = String::new();
         let zone = local_zone();
-        for record in batch {
-            match record {
-                Record::Ban {
-                    ban,
-                    line: Some(line),
-                } => line.write(ban.start, &zone, &mut lines),
-                Record::Scan {
-                    at,
-                    line: Some(line),
-                    ..
-                } => line.write(*at, &zone, &mut lines),
-                _ => {}
-            }
-        }
-        if lines.is_empty() {
-            return;
-        }
-        let trouble = text.append(&lines).err().map(|error| {
-            format!(
-                "cannot append to {text}: {error} (lines for it are dropped until that is mended)"
-            )
+        let lines = batch.iter().filter_map(|record| match record {
+            Record::Line { line, at } => Some((line, *at)),
+            _ => None,
         });
-        self.shared.tell(|state| &mut state.text_trouble, trouble);
+        if let Some(outcome) = self.text.append(lines, &zone) {
+            let trouble = outcome.err();
+            self.shared.tell(|state| &mut state.text_trouble, trouble);
+        }
     }
 
     fn prune(&mut self, pruning: Pruning) {

@@ -19,6 +19,7 @@ use super::lock::{self, LockError};
 use super::query::Cursor;
 use super::*;
 use crate::clock::{Mono, Now};
+use crate::config::{self, Mode, WatchMode};
 use crate::policy::{End, Summary, Unit};
 use crate::probe::{Protocol, ScanType};
 
@@ -70,16 +71,30 @@ fn ban_from(source: Source, now: Now, length: Option<Duration>) -> Ban {
     }
 }
 
-fn record(source: Source, now: Now, length: Option<Duration>) -> Record {
+/// What the text file says of a scan by `source`, at noon.
+fn line(source: Source) -> Record {
     let line = TextLine {
         address: source.address(),
+        name: None,
         port: 23,
-        protocol: Protocol::Tcp,
+        mode: WatchMode::new(Protocol::Tcp, Mode::Stealth),
     };
-    Record::Ban {
-        ban: ban_from(source, now, length),
-        line: Some(line),
+    Record::Line {
+        line,
+        at: noon().wall,
     }
+}
+
+/// 1.2's lines go to this file alone.
+fn text_file(path: &Path) -> TextFiles {
+    TextFiles::of(&config::History {
+        text: Some(path.to_owned()),
+        ..config::Config::default().history
+    })
+}
+
+fn record(source: Source, now: Now, length: Option<Duration>) -> Record {
+    Record::Ban(ban_from(source, now, length))
 }
 
 fn end(source: Source, at: Wall, how: Ending) -> Record {

@@ -2,6 +2,7 @@
 //!
 //! The layout is 1.2's to the byte (`portsentry_io.c`, `WriteBlocked`). Nothing reads it back: history is the SQLite file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -14,33 +15,35 @@ use jiff::tz::TimeZone;
 
 use super::file::Identity;
 use crate::clock::Wall;
-use crate::probe::Protocol;
+use crate::config::{self, WatchMode};
+use crate::log::alerts::{self, Host};
 
 /// What a line says beside the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextLine {
     /// Who scanned: the address, also where its whole prefix is banned.
     pub address: IpAddr,
+    /// Its name, cleaned; `None`: the address stands in its place, as in 1.2 where it does not resolve names.
+    pub name: Option<Box<str>>,
     /// The port of the last probe.
     pub port: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
+    /// TCP or UDP, and in which of the files for each mode the line goes.
+    pub mode: WatchMode,
 }
 
 impl TextLine {
-    /// Appends the line to `out`, with the time of day in `zone`. The address stands in the host's place too, as in 1.2
-    /// where it does not resolve names.
+    /// Appends the line to `out`, with the time of day in `zone`.
     pub fn write(&self, at: Wall, zone: &TimeZone, out: &mut String) {
         let seconds = at.0.div_euclid(1000);
         let timestamp = Timestamp::from_second(seconds).unwrap_or(Timestamp::MIN);
         let time = zone.to_datetime(timestamp);
-        let protocol = match self.protocol {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
+        let host = Host {
+            name: self.name.as_deref(),
+            address: self.address,
         };
         let _ = writeln!(
             out,
-            "{seconds} - {:02}/{:02}/{:04} {:02}:{:02}:{:02} Host: {address}/{address} Port: {} {protocol} Blocked",
+            "{seconds} - {:02}/{:02}/{:04} {:02}:{:02}:{:02} Host: {host} Port: {} {} Blocked",
             time.month(),
             time.day(),
             time.year(),
@@ -48,8 +51,110 @@ impl TextLine {
             time.minute(),
             time.second(),
             self.port,
-            address = self.address,
+            alerts::protocol(self.mode.protocol),
         );
+    }
+}
+
+/// The text files that lines go to: one for all, and one for each mode that begins empty at every start.
+#[derive(Debug, Default)]
+pub struct TextFiles {
+    all: Option<TextFile>,
+    blocked: Option<PathBuf>,
+    by_mode: BTreeMap<WatchMode, TextFile>,
+}
+
+impl TextFiles {
+    /// For its owner alone, as in 1.2.
+    const HISTORY: u32 = 0o600;
+    /// For all to read, as in 1.2.
+    const BLOCKED: u32 = 0o644;
+
+    /// The files that `history.text` and `history.blocked` name.
+    #[must_use]
+    pub fn of(config: &config::History) -> Self {
+        Self {
+            all: (config.text.clone()).map(|path| TextFile::new(path, Self::HISTORY)),
+            blocked: config.blocked.clone(),
+            by_mode: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the files ready: that of all lines is there, for those who follow it, and those of `modes` are empty.
+    ///
+    /// # Errors
+    /// In 1.2's words, each file that cannot be used.
+    pub fn begin(&mut self, modes: impl IntoIterator<Item = WatchMode>) -> Result<(), Vec<String>> {
+        let mut failures = Vec::new();
+        if let Some(all) = &mut self.all {
+            if let Err(cause) = all.append("") {
+                failures.push(format!(
+                    "adminalert: ERROR: Cannot open history file: {all}. ({cause})"
+                ));
+            }
+        }
+        for mode in modes {
+            if let Err((file, cause)) = self.begin_mode(mode) {
+                failures.push(format!(
+                    "adminalert: ERROR: Cannot open blocked file: {file}. ({cause})"
+                ));
+            }
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures)
+        }
+    }
+
+    fn begin_mode(&mut self, mode: WatchMode) -> Result<(), (String, io::Error)> {
+        let Some(file) = self.of_mode(mode) else {
+            return Ok(());
+        };
+        let emptied = file.append("").and_then(|()| file.empty());
+        emptied.map_err(|cause| (file.to_string(), cause))
+    }
+
+    fn of_mode(&mut self, mode: WatchMode) -> Option<&mut TextFile> {
+        let blocked = self.blocked.as_ref()?;
+        let file = || {
+            let mut path = blocked.clone().into_os_string();
+            path.push(".");
+            path.push(mode.name());
+            TextFile::new(path.into(), Self::BLOCKED)
+        };
+        Some(self.by_mode.entry(mode).or_insert_with(file))
+    }
+
+    /// Adds lines; `None`: there were none. What one file does not take, the others may.
+    pub(super) fn append<'a>(
+        &mut self,
+        lines: impl Iterator<Item = (&'a TextLine, Wall)>,
+        zone: &TimeZone,
+    ) -> Option<Result<(), String>> {
+        let mut all = String::new();
+        let mut by_mode: BTreeMap<WatchMode, String> = BTreeMap::new();
+        for (line, at) in lines {
+            line.write(at, zone, &mut all);
+            line.write(at, zone, by_mode.entry(line.mode).or_default());
+        }
+        if all.is_empty() {
+            return None;
+        }
+        let mut outcome = Ok(());
+        let mut add = |file: Option<&mut TextFile>, lines: &str| {
+            let Some(file) = file else { return };
+            if let Err(error) = file.append(lines) {
+                outcome = Err(format!(
+                    "cannot append to {file}: {error} (lines for it are dropped until that is mended)"
+                ));
+            }
+        };
+        add(self.all.as_mut(), &all);
+        for (mode, lines) in by_mode {
+            add(self.of_mode(mode), &lines);
+        }
+        Some(outcome)
     }
 }
 
@@ -69,18 +174,32 @@ pub(super) fn local_zone() -> TimeZone {
 
 /// The file, kept open, and found again when somebody has rotated it.
 #[derive(Debug)]
-pub(super) struct TextFile {
+struct TextFile {
     path: PathBuf,
+    /// Permissions that it is created with.
+    mode: u32,
     open: Option<(File, Identity)>,
 }
 
 impl TextFile {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, open: None }
+    fn new(path: PathBuf, mode: u32) -> Self {
+        Self {
+            path,
+            mode,
+            open: None,
+        }
+    }
+
+    /// Takes everything out of the file, which is open.
+    fn empty(&self) -> io::Result<()> {
+        match &self.open {
+            Some((file, _)) if file.metadata()?.is_file() => file.set_len(0),
+            _ => Ok(()),
+        }
     }
 
     /// Adds `lines`: all of them, or none on an error.
-    pub(super) fn append(&mut self, lines: &str) -> io::Result<()> {
+    fn append(&mut self, lines: &str) -> io::Result<()> {
         let there = Identity::of(&self.path).ok();
         let (file, identity) = match self.open.take() {
             Some((file, identity)) if there == Some(identity) => (file, identity),
@@ -96,14 +215,14 @@ impl TextFile {
         })
     }
 
-    /// Opens the file, creates it if need be: for its owner alone, as 1.2 does. A symbolic link is refused: in a directory
+    /// Opens the file, creates it if need be. A symbolic link is refused: in a directory
     /// where others may write, it would lead us to write where they may not. A pipe nobody reads is an error and
     /// does not stop us.
     fn reopen(&self) -> io::Result<(File, Identity)> {
         let file = OpenOptions::new()
             .append(true)
             .create(true)
-            .mode(0o600)
+            .mode(self.mode)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
             .open(&self.path)?;
         let identity = Identity::from(&file.metadata()?);
@@ -124,11 +243,12 @@ mod tests {
 
     use super::*;
 
-    fn line(address: &str, port: u16, protocol: Protocol) -> TextLine {
+    fn line(address: &str, port: u16, mode: &str) -> TextLine {
         TextLine {
             address: address.parse().unwrap(),
+            name: None,
             port,
-            protocol,
+            mode: WatchMode::from_name(mode).unwrap(),
         }
     }
 
@@ -136,9 +256,9 @@ mod tests {
     fn the_line_is_that_of_1_2() {
         let mut out = String::new();
         let at = Wall(1_795_366_059_999);
-        line("10.9.0.2", 11, Protocol::Tcp).write(at, &TimeZone::UTC, &mut out);
+        line("10.9.0.2", 11, "stcp").write(at, &TimeZone::UTC, &mut out);
         let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
-        line("2001:db8::7", 161, Protocol::Udp).write(at, &berlin, &mut out);
+        line("2001:db8::7", 161, "audp").write(at, &berlin, &mut out);
         assert_eq!(
             out,
             "1795366059 - 11/22/2026 16:47:39 Host: 10.9.0.2/10.9.0.2 Port: 11 TCP Blocked\n\
@@ -150,7 +270,7 @@ mod tests {
     fn a_time_out_of_this_world_still_makes_a_line() {
         for at in [i64::MIN, i64::MAX, -1] {
             let mut out = String::new();
-            line("10.9.0.2", 11, Protocol::Tcp).write(Wall(at), &TimeZone::UTC, &mut out);
+            line("10.9.0.2", 11, "stcp").write(Wall(at), &TimeZone::UTC, &mut out);
             assert!(out.ends_with(" Host: 10.9.0.2/10.9.0.2 Port: 11 TCP Blocked\n"));
         }
     }
@@ -161,7 +281,7 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             let mut out = String::new();
             let zone = local_zone();
-            line("10.9.0.2", 11, Protocol::Tcp).write(Wall(1_795_366_059_000), &zone, &mut out);
+            line("10.9.0.2", 11, "stcp").write(Wall(1_795_366_059_000), &zone, &mut out);
             println!("\n{out}");
             return;
         }
@@ -189,7 +309,7 @@ mod tests {
     fn the_file_is_made_for_its_owner_and_found_again_after_rotation() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history.log");
-        let mut text = TextFile::new(path.clone());
+        let mut text = TextFile::new(path.clone(), TextFiles::HISTORY);
         text.append("one\n").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         fs::rename(&path, dir.path().join("history.log.1")).unwrap();
@@ -203,10 +323,75 @@ mod tests {
     }
 
     #[test]
+    fn each_mode_has_a_file_of_its_own_that_begins_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let settings = config::History {
+            text: Some(at("history")),
+            blocked: Some(at("blocked")),
+            ..config::Config::default().history
+        };
+        fs::write(at("blocked.stcp"), "from an earlier start\n").unwrap();
+        fs::write(at("blocked.sudp"), "of a mode that is off\n").unwrap();
+        let mut files = TextFiles::of(&settings);
+        let modes = ["stcp", "atcp"].map(|name| WatchMode::from_name(name).unwrap());
+        files.begin(modes).unwrap();
+        let read = |name: &str| fs::read_to_string(at(name)).unwrap();
+        assert_eq!(
+            read("history") + &read("blocked.stcp") + &read("blocked.atcp"),
+            ""
+        );
+        assert_eq!(read("blocked.sudp"), "of a mode that is off\n");
+        assert_eq!(
+            fs::metadata(at("blocked.atcp")).unwrap().mode() & 0o777,
+            0o644
+        );
+        let mut named = line("10.9.0.3", 12, "atcp");
+        named.name = Some("scan.example".into());
+        let lines = [line("10.9.0.2", 11, "stcp"), named];
+        let at = Wall(1_795_366_059_000);
+        let added = files.append(lines.iter().map(|line| (line, at)), &TimeZone::UTC);
+        assert_eq!(added, Some(Ok(())));
+        assert_eq!(
+            read("history"),
+            read("blocked.stcp") + &read("blocked.atcp")
+        );
+        assert_eq!(
+            read("blocked.atcp"),
+            "1795366059 - 11/22/2026 16:47:39 Host: scan.example/10.9.0.3 Port: 12 TCP Blocked\n"
+        );
+        assert_eq!(files.append([].into_iter(), &TimeZone::UTC), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_is_told_in_the_words_of_1_2() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = config::History {
+            text: Some(dir.path().join("no/history")),
+            blocked: Some(dir.path().join("no/blocked")),
+            ..config::Config::default().history
+        };
+        let mode = WatchMode::from_name("udp").unwrap();
+        let told = TextFiles::of(&settings).begin([mode]).unwrap_err();
+        let dir = dir.path().display();
+        for (told, expected) in told.iter().zip([
+            format!("adminalert: ERROR: Cannot open history file: {dir}/no/history. ("),
+            format!("adminalert: ERROR: Cannot open blocked file: {dir}/no/blocked.udp. ("),
+        ]) {
+            assert!(told.starts_with(&expected), "{told}");
+        }
+        assert_eq!(told.len(), 2);
+    }
+
+    #[test]
     fn a_pipe_without_a_reader_is_an_error_and_no_wait() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(TextFile::new(path).append("one\n").is_err());
+        assert!(
+            TextFile::new(path, TextFiles::HISTORY)
+                .append("one\n")
+                .is_err()
+        );
     }
 }

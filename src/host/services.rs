@@ -2,7 +2,8 @@
 //!
 //! Sockets alone: ports that are answered without one (DNAT, published container ports) are for others to know.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use nix::errno::Errno;
@@ -61,6 +62,31 @@ impl Services {
             return Ok(false);
         }
         Ok(self.found(protocol, at)? || self.listed(protocol, at)?)
+    }
+
+    /// The ports that something is bound to, on whatever address. For TCP it has to listen.
+    ///
+    /// # Errors
+    /// As [`bound`](Self::bound).
+    pub fn ports(&mut self, protocol: Protocol) -> Result<BTreeSet<u16>, Error> {
+        let mut ports = BTreeSet::new();
+        for any in [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Ipv6Addr::UNSPECIFIED.into(),
+        ] {
+            let question = request(protocol, family(any), SocketId::any(any));
+            let at = SocketAddr::new(any, 0);
+            let answered = self.kernel.ask(question, NLM_F_DUMP, |answer| {
+                let bound = Bound::read(answer)
+                    .filter(|bound| protocol == Protocol::Udp || bound.state == TCP_LISTEN);
+                ports.extend(bound.map(|bound| bound.port));
+            });
+            match answered.map_err(|cause| failed(protocol, at, cause))? {
+                Answered::Whole | Answered::Interrupted => {}
+                Answered::Refused(errno) => return Err(refused(protocol, at, errno)),
+            }
+        }
+        Ok(ports)
     }
 
     /// Looks for the socket that would get a packet to `at` from nowhere in particular.
@@ -191,7 +217,7 @@ fn refused(protocol: Protocol, at: SocketAddr, errno: Errno) -> Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+    use std::net::{SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 
     use proptest::prelude::*;
     use socket2::{Domain, Socket, Type};
@@ -262,6 +288,17 @@ mod tests {
             expect(services, Udp, &[("10.9.0.1:80", false)]);
             drop(listener);
             expect_gone(services, Tcp, "10.9.0.1:80");
+        });
+    }
+
+    #[test]
+    fn all_ports_in_use_are_listed() {
+        in_a_lab(|services| {
+            let listeners = ["0.0.0.0:80", "127.0.0.1:25", "[::]:443"].map(TcpListener::bind);
+            let sockets = ["10.9.0.1:53", "[2001:db8::1]:546"].map(UdpSocket::bind);
+            assert!(listeners.iter().all(Result::is_ok) && sockets.iter().all(Result::is_ok));
+            assert_eq!(services.ports(Tcp).unwrap(), [25, 80, 443].into());
+            assert_eq!(services.ports(Udp).unwrap(), [53, 546].into());
         });
     }
 

@@ -115,7 +115,7 @@ fn a_scan_that_is_only_to_be_logged_bans_nobody() {
     assert!(
         daemon
             .log()
-            .contains("scan by 10.77.0.2: syn scan, 3 tcp ports, last 23 (log only)"),
+            .contains("attackalert: Ignoring TCP response per configuration file setting."),
         "{}",
         daemon.log()
     );

@@ -21,7 +21,11 @@ fn again(test: &str, path: &Path) -> Child {
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
     if let Some(path) = std::env::var_os(CHILD) {
-        let recorder = Recorder::start(History::open(Path::new(&path)).unwrap(), None).unwrap();
+        let recorder = Recorder::start(
+            History::open(Path::new(&path)).unwrap(),
+            TextFiles::default(),
+        )
+        .unwrap();
         for n in (0..).step_by(2) {
             recorder.push(record(nth(n), noon(), None)).unwrap();
             recorder.push(record(nth(n + 1), noon(), None)).unwrap();

@@ -6,16 +6,14 @@ use super::*;
 fn records_reach_the_disk_in_order_and_the_text_file_has_a_line_for_each_scan() {
     let (dir, path) = temp();
     let text = dir.path().join("history.log");
-    let recorder = Recorder::start(History::open(&path).unwrap(), Some(text.clone())).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), text_file(&text)).unwrap();
     assert_eq!(recorder.written(), Seq(0));
     for n in 1..=9 {
+        recorder.push(line(nth(n))).unwrap();
         let seq = recorder.push(record(nth(n), noon(), Some(HOUR))).unwrap();
-        assert_eq!(seq, Seq(n.into()));
+        assert_eq!(seq, Seq(2 * u64::from(n)));
     }
-    let by_hand = Record::Ban {
-        ban: ban_from(nth(10), noon(), None),
-        line: None,
-    };
+    let by_hand = Record::Ban(ban_from(nth(10), noon(), None));
     recorder.push(by_hand).unwrap();
     let seq = recorder
         .push(end(nth(3), noon().wall, Ending::Unban))
@@ -40,7 +38,7 @@ fn records_reach_the_disk_in_order_and_the_text_file_has_a_line_for_each_scan() 
 #[test]
 fn a_stop_writes_what_is_queued() {
     let (_dir, path) = temp();
-    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
     for n in 0..20_000 {
         recorder.push(record(nth(n), noon(), None)).unwrap();
     }
@@ -52,7 +50,7 @@ fn a_stop_writes_what_is_queued() {
 #[test]
 fn pruning_is_done_behind_the_records() {
     let (_dir, path) = temp();
-    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
     for n in 0..15_000 {
         recorder.push(record(nth(n), noon(), Some(HOUR))).unwrap();
     }
@@ -69,8 +67,9 @@ fn pruning_is_done_behind_the_records() {
 fn a_text_file_that_cannot_be_written_stops_no_record() {
     let (dir, path) = temp();
     let text = dir.path().join("missing/history.log");
-    let recorder = Recorder::start(History::open(&path).unwrap(), Some(text.clone())).unwrap();
-    let seq = recorder.push(record(nth(1), noon(), None)).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), text_file(&text)).unwrap();
+    recorder.push(record(nth(1), noon(), None)).unwrap();
+    let seq = recorder.push(line(nth(1))).unwrap();
     wait_written(&recorder, seq);
     let trouble = recorder.trouble().unwrap();
     assert!(
@@ -81,7 +80,7 @@ fn a_text_file_that_cannot_be_written_stops_no_record() {
         "{trouble}"
     );
     fs::create_dir(text.parent().unwrap()).unwrap();
-    let seq = recorder.push(record(nth(2), noon(), None)).unwrap();
+    let seq = recorder.push(line(nth(2))).unwrap();
     wait_written(&recorder, seq);
     assert_eq!(recorder.trouble(), None);
     assert_eq!(fs::read_to_string(&text).unwrap().lines().count(), 1);
@@ -93,7 +92,7 @@ fn a_full_disk_is_told_waited_out_and_loses_no_record() {
     let _ = small_disk(dir.path(), "1m");
     let path = dir.path().join("history.db");
     let text = dir.path().join("history.log");
-    let recorder = Recorder::start(History::open(&path).unwrap(), Some(text.clone())).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), text_file(&text)).unwrap();
     let seq = recorder.push(record(nth(0), noon(), None)).unwrap();
     wait_written(&recorder, seq);
 
@@ -102,6 +101,7 @@ fn a_full_disk_is_told_waited_out_and_loses_no_record() {
     while file.write_all(&[1; 4096]).is_ok() {}
     let mut last = Seq(0);
     for n in 1..=500 {
+        recorder.push(line(nth(n))).unwrap();
         last = recorder.push(record(nth(n), noon(), None)).unwrap();
     }
     wait_for("the trouble to be told", || {
@@ -120,13 +120,16 @@ fn a_full_disk_is_told_waited_out_and_loses_no_record() {
     drop(file);
     wait_written(&recorder, last);
     wait_for("the trouble to be over", || {
+        recorder.push(line(nth(501))).unwrap();
         recorder.push(record(nth(501), noon(), None)).unwrap();
         recorder.trouble().is_none()
     });
     recorder.stop(Duration::from_secs(10)).unwrap();
     let history = History::open(&path).unwrap();
     assert_eq!(history.count_active(noon().wall).unwrap(), 502);
-    for line in fs::read_to_string(&text).unwrap().lines() {
+    let lines = fs::read_to_string(&text).unwrap();
+    assert!(!lines.is_empty());
+    for line in lines.lines() {
         assert!(
             line.starts_with("1795348800 - ") && line.ends_with(" Blocked"),
             "{line}"
@@ -139,7 +142,7 @@ fn a_stop_on_a_full_disk_keeps_to_its_deadline_and_says_what_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let _ = small_disk(dir.path(), "1m");
     let path = dir.path().join("history.db");
-    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
     let mut file = fs::File::create(dir.path().join("filler")).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     for n in 0..500 {
@@ -162,7 +165,7 @@ fn the_queue_is_bounded_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let _ = small_disk(dir.path(), "1m");
     let path = dir.path().join("history.db");
-    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
     let mut file = fs::File::create(dir.path().join("filler")).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     let mut taken = 0;
@@ -183,7 +186,7 @@ fn the_queue_is_bounded_and_says_so() {
 #[test]
 fn a_file_moved_away_is_begun_anew() {
     let (dir, path) = temp();
-    let recorder = Recorder::start(History::open(&path).unwrap(), None).unwrap();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
     let seq = recorder.push(record(nth(1), noon(), None)).unwrap();
     wait_written(&recorder, seq);
     fs::rename(&path, dir.path().join("old.db")).unwrap();

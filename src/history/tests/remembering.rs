@@ -200,7 +200,6 @@ fn the_past_counts_bans_within_memory_that_nobody_took_back() {
         source: nth(5),
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         at: at(1).wall,
-        line: None,
     };
     history
         .append(&[
@@ -255,7 +254,6 @@ fn pruning_takes_what_is_over_and_leaves_what_runs() {
         source: nth(30_003),
         reason: Reason::parse("tired"),
         at: noon().wall,
-        line: None,
     });
     history.append(&records).unwrap();
     let mut steps = 0;
@@ -385,7 +383,7 @@ proptest! {
         let mut ban = ban_from(Source::prefix(address.to_canonical(), bits), now, length.map(Duration::from_millis));
         ban.reason = Reason::parse(&text);
         ban.origin = Origin::Command;
-        history.append(&[Record::Ban { ban: ban.clone(), line: None }]).unwrap();
+        history.append(&[Record::Ban(ban.clone())]).unwrap();
         let row = history.of(Some(address), 1).unwrap().pop().unwrap();
         prop_assert_eq!(row.source, ban.source);
         prop_assert_eq!(&row.reason, &ban.reason);

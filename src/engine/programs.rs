@@ -1,0 +1,253 @@
+//! The admin's own programs: which are due, what for, and what follows from how they end. They are run elsewhere.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use tracing::{info, warn};
+
+use super::report::Outcome;
+use super::{About, Engine, Record};
+use crate::clock::Now;
+use crate::config::{CommandLine, ResponderKind};
+use crate::log::alerts;
+use crate::policy::Alarm;
+use crate::respond::Deed;
+use crate::respond::command::{self, Ended, Job};
+use crate::source::Source;
+
+/// Something that is to be done outside: the answer comes back when it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Find the name of this address.
+    Name(IpAddr),
+    /// Run a program of the admin's.
+    Run(Job),
+}
+
+/// What a program is run for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    /// To tell somebody of an alarm.
+    Tell(Alarm),
+    /// The same, and the ban of this source waits for it.
+    TellFirst(Alarm, Source),
+    /// To ban this source because of an alarm; `None`: because somebody asked.
+    Ban(Source, Option<Alarm>),
+    /// To undo that.
+    Unban(Source),
+}
+
+/// Programs that are under way.
+#[derive(Default)]
+pub(super) struct Programs {
+    next: u64,
+    under_way: HashMap<u64, Purpose>,
+}
+
+impl Programs {
+    /// Notes what the next program is for; the number by which it is known.
+    pub(super) fn begin(&mut self, purpose: Purpose) -> u64 {
+        self.next += 1;
+        self.under_way.insert(self.next, purpose);
+        self.next
+    }
+
+    /// A program has ended: what it was for.
+    pub(super) fn end(&mut self, id: u64) -> Option<Purpose> {
+        self.under_way.remove(&id)
+    }
+
+    /// The bans that wait for programs.
+    pub(super) fn take_waiting(&mut self) -> Vec<(Source, Alarm)> {
+        let purposes = std::mem::take(&mut self.under_way).into_values();
+        purposes
+            .filter_map(|purpose| match purpose {
+                Purpose::TellFirst(alarm, source) => Some((source, alarm)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Whether as many are under way as may be, those that wait for their turn too.
+    fn is_full(&self) -> bool {
+        self.under_way.len() >= command::Runner::QUEUE
+    }
+}
+
+impl Engine {
+    /// What is to be done outside. Called after everything that was handed to the engine.
+    #[must_use]
+    pub fn take_errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands)
+    }
+
+    /// A program has ended.
+    pub fn ended(&mut self, ended: &Ended, now: Now) {
+        let Some(purpose) = self.programs.end(ended.id) else {
+            return;
+        };
+        match purpose {
+            Purpose::Tell(alarm) => told_of(&alarm, ended),
+            Purpose::TellFirst(alarm, source) => {
+                told_of(&alarm, ended);
+                self.carry_out(vec![(source, alarm)], false, now);
+            }
+            Purpose::Ban(source, alarm) => self.banned_by_program(source, alarm, ended, now),
+            Purpose::Unban(source) => match &ended.trouble {
+                None => info!("command.unban has run for {source}: {}", ended.command),
+                Some(trouble) => {
+                    let failure = format!(
+                        "command.unban failed for {source}: {}: {trouble}",
+                        ended.command
+                    );
+                    self.complaints.add(About::Programs, now.mono, || failure);
+                }
+            },
+        }
+    }
+
+    fn banned_by_program(&mut self, source: Source, alarm: Option<Alarm>, ended: &Ended, now: Now) {
+        let is_sole = !self.world.has_responders();
+        if let Some(trouble) = &ended.trouble {
+            let address = alarm.map_or(source.address(), |alarm| alarm.probe.source);
+            warn!(
+                "adminalert: ERROR: There was an error trying to block host (system fail) {address}"
+            );
+            let failure = format!(
+                "command.ban failed for {source}: {}: {trouble}",
+                ended.command
+            );
+            self.complaints.add(About::Programs, now.mono, || failure);
+            if is_sole {
+                // It is not banned, and its next scan is one.
+                self.bans.remove(source);
+                if let Some(alarm) = alarm {
+                    self.report(alarm, None, false, Outcome::Failed, now);
+                }
+            }
+            return;
+        }
+        let deed = Deed::Route(ended.command.clone());
+        let Some(alarm) = alarm.filter(|_| is_sole) else {
+            info!("{}", alerts::done(source.address(), &deed));
+            return;
+        };
+        if let Some(ban) = self.bans.get(source).cloned() {
+            let reason = Some(ban.reason.clone());
+            self.record(Record::Ban(ban), now.mono);
+            self.report(alarm, reason, false, Outcome::Banned(vec![deed]), now);
+        }
+    }
+
+    /// Has a program run, if there is one and it has a place; whether it does.
+    pub(super) fn run(
+        &mut self,
+        line: Option<CommandLine>,
+        alarm: Option<Alarm>,
+        purpose: Purpose,
+        address: IpAddr,
+        now: Now,
+    ) -> bool {
+        let Some(line) = line else { return false };
+        if address.is_ipv6() && command::knows_only_ipv4(&line) {
+            self.complaints.once(About::Ipv4Programs, || {
+                "a program of [command] knows IPv4 alone, and is not run for IPv6 sources"
+                    .to_owned()
+            });
+            return false;
+        }
+        if self.programs.is_full() {
+            self.complaints.add(About::Programs, now.mono, || {
+                format!(
+                    "{} programs of [command] wait for their turn: further ones are not run",
+                    command::Runner::QUEUE
+                )
+            });
+            return false;
+        }
+        let id = self.programs.begin(purpose);
+        self.errands.push(Errand::Run(Job {
+            id,
+            line,
+            source: address,
+            port: alarm.map_or(0, |alarm| alarm.probe.port),
+            mode: alarm.map(|alarm| alarm.mode),
+        }));
+        true
+    }
+
+    pub(super) fn complain_of_ipv4_programs(&mut self) {
+        self.complaints.once(About::Ipv4Programs, || {
+            "a program of [command] knows IPv4 alone, and is not run for IPv6 sources".to_owned()
+        });
+    }
+
+    fn has_programs(&self) -> bool {
+        let responders = &self.config.ban.responders;
+        responders.contains(&ResponderKind::Command)
+    }
+
+    /// Whether a program is told of bans.
+    pub(super) fn tells_of_bans(&self) -> bool {
+        self.has_programs() && self.config.command.run.is_some()
+    }
+
+    /// Whether a program makes bans real.
+    pub(super) fn bans_by_program(&self) -> bool {
+        self.has_programs() && self.config.command.ban.is_some()
+    }
+
+    /// Whether nothing can ban the source of this alarm.
+    pub(super) fn cannot_ban(&self, alarm: Alarm) -> bool {
+        !self.world.has_responders()
+            && alarm.probe.source.is_ipv6()
+            && (self.config.command.ban.as_ref()).is_some_and(command::knows_only_ipv4)
+    }
+
+    /// Undoes what a program did to ban these, as far as another one can. What nobody can undo is told.
+    pub(super) fn undo_by_program(&mut self, sources: &[Source], now: Now) -> Option<String> {
+        if !self.bans_by_program() || sources.is_empty() {
+            return None;
+        }
+        let mut left = 0;
+        for &source in sources {
+            let line = self.config.command.unban.clone();
+            if !self.run(line, None, Purpose::Unban(source), source.address(), now) {
+                left += 1;
+            }
+        }
+        (left > 0).then(|| {
+            format!(
+                "what command.ban did for {} stays: command.unban does not say how to undo it",
+                if left == 1 {
+                    "it".to_owned()
+                } else {
+                    format!("{left} of them")
+                }
+            )
+        })
+    }
+
+    /// Bans that wait for programs that will not end any more.
+    pub(super) fn release_waiting(&mut self, now: Now) {
+        let waiting = self.programs.take_waiting();
+        self.carry_out(waiting, false, now);
+    }
+}
+
+/// Logs what came of telling a program.
+fn told_of(alarm: &Alarm, ended: &Ended) {
+    let address = alarm.probe.source;
+    match &ended.trouble {
+        None => info!("{}", alerts::told(address, &ended.command)),
+        Some(trouble) => {
+            warn!(
+                "adminalert: ERROR: There was an error trying to run command (system fail) {address}"
+            );
+            warn!(
+                "command.run failed for {address}: {}: {trouble}",
+                ended.command
+            );
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Telling people of scans in 1.2's lines, with the name of who scanned where names are looked up.
+//!
+//! A report whose name is being looked up waits, but not for long: whoever owns the answer must not hold up the log.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::clock::{Mono, Now, Wall};
+use crate::history::TextLine;
+use crate::log::alerts::{self, Host};
+use crate::policy::{Alarm, Reason};
+use crate::respond::Deed;
+
+/// What is told about one alarm.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) alarm: Alarm,
+    /// When that was.
+    pub(super) at: Wall,
+    /// What it adds up to, for the journal's fields.
+    pub(super) reason: Option<Reason>,
+    /// Whether this is the first that is told of it: then what was seen comes first.
+    pub(super) is_first: bool,
+    pub(super) outcome: Outcome,
+}
+
+/// What came of an alarm.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// That is not known yet.
+    Open,
+    /// It is banned, by these.
+    Banned(Vec<Deed>),
+    /// It could not be banned.
+    Failed,
+    /// The configuration says to leave it at that.
+    LetBe,
+    /// The configuration says to run a program, and nothing else.
+    ProgramAlone,
+    /// It was dealt with before.
+    Again,
+}
+
+/// Reports that wait for names.
+#[derive(Default)]
+pub(super) struct Reports {
+    waiting: VecDeque<(Mono, Report)>,
+}
+
+/// How long a report waits for a name.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Reports that wait at once; one beyond is told without a name.
+const WAITING: usize = 512;
+
+impl Reports {
+    /// Has a report wait for its name; gives it back where too many wait.
+    pub(super) fn wait(&mut self, report: Report, now: Mono) -> Option<Report> {
+        if self.waiting.len() >= WAITING {
+            return Some(report);
+        }
+        self.waiting.push_back((now.later(PATIENCE), report));
+        None
+    }
+
+    /// Those that wait for the name of `address`, in their order.
+    pub(super) fn take(&mut self, address: IpAddr) -> Vec<Report> {
+        let (ready, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(_, report)| report.alarm.probe.source == address);
+        self.waiting = waiting;
+        let ready: VecDeque<(Mono, Report)> = ready;
+        ready.into_iter().map(|(_, report)| report).collect()
+    }
+
+    /// The next that has waited long enough.
+    pub(super) fn overdue(&mut self, now: Mono) -> Option<Report> {
+        let (until, _) = self.waiting.front()?;
+        if *until > now {
+            return None;
+        }
+        self.waiting.pop_front().map(|(_, report)| report)
+    }
+
+    /// When the next has waited long enough.
+    pub(super) fn next_deadline(&self) -> Option<Mono> {
+        self.waiting.front().map(|(until, _)| *until)
+    }
+
+    /// All that wait, at the end.
+    pub(super) fn rest(&mut self) -> Vec<Report> {
+        self.waiting.drain(..).map(|(_, report)| report).collect()
+    }
+}
+
+impl Report {
+    /// Logs the report. Gives back what the text files are to say, if anything.
+    pub(super) fn tell(&self, name: Option<&str>) -> Option<TextLine> {
+        let Alarm { probe, mode } = self.alarm;
+        let host = Host {
+            name,
+            address: probe.source,
+        };
+        let reason = self.reason.as_ref().map(ToString::to_string);
+        let log = |line: String| {
+            info!(
+                source = %probe.source,
+                name,
+                port = probe.port,
+                protocol = %mode.protocol,
+                mode = mode.name(),
+                reason,
+                "{line}"
+            );
+        };
+        if self.is_first {
+            alerts::seen(&self.alarm, host).for_each(log);
+        }
+        let is_written = match &self.outcome {
+            Outcome::Open => false,
+            Outcome::Banned(deeds) => {
+                for deed in deeds {
+                    log(alerts::done(probe.source, deed));
+                }
+                true
+            }
+            Outcome::Failed => {
+                log(alerts::failed(&self.alarm, host));
+                false
+            }
+            Outcome::LetBe => {
+                log(alerts::let_be(probe.protocol));
+                true
+            }
+            Outcome::ProgramAlone => true,
+            Outcome::Again => {
+                log(alerts::already(&self.alarm, host));
+                false
+            }
+        };
+        is_written.then(|| TextLine {
+            address: probe.source,
+            name: name.map(Into::into),
+            port: probe.port,
+            mode,
+        })
+    }
+}
+
+/// How many lines a second tell of those who are dealt with already.
+#[derive(Default)]
+pub(super) struct Budget {
+    /// Since when, and how many; `None`: none yet.
+    spent: Option<(Mono, u32)>,
+}
+
+impl Budget {
+    const A_SECOND: u32 = 20;
+
+    /// Whether one more may be told.
+    pub(super) fn spend(&mut self, now: Now) -> bool {
+        let a_second = Duration::from_secs(1);
+        let (since, spent) = self
+            .spent
+            .filter(|(since, _)| now.mono.since(*since) < a_second)
+            .unwrap_or((now.mono, 0));
+        self.spent = Some((since, spent.saturating_add(1)));
+        spent < Self::A_SECOND
+    }
+}

@@ -1,0 +1,265 @@
+//! From a probe to a verdict, and what follows from it: a ban, a program, a report.
+
+use std::time::Duration;
+
+use super::report::Outcome;
+use super::{About, Ask, Engine, Probe, Purpose, Question, Record, Source};
+use crate::clock::{Mono, Now};
+use crate::config::{Response, When};
+use crate::detect::Scan;
+use crate::policy::{Alarm, Ban, Reason, Spare, Verdict, judge};
+use crate::probe::{Protocol, ScanType};
+
+impl Engine {
+    /// Judges a batch of probes, and bans in one go whom it convicts: the kernel first, history after.
+    pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut Ask<'_>) {
+        let mut convicted = Vec::new();
+        for probe in probes {
+            if let Some((scan, alarm)) = self.observe(probe, now, ask) {
+                convicted.extend(self.convict(&scan, alarm, now));
+            }
+        }
+        self.carry_out(convicted, true, now);
+    }
+
+    /// Follows one probe up to a scan of a trap by somebody who is neither banned nor a friend.
+    fn observe(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> Option<(Scan, Alarm)> {
+        self.counters.probes += 1;
+        if !self.guard.is_ours(probe) {
+            self.counters.not_ours += 1;
+            return None;
+        }
+        let Some(mode) = self.guard.mode_of(probe) else {
+            self.counters.unwatched += 1;
+            return None;
+        };
+        let alarm = Alarm {
+            probe: *probe,
+            mode,
+        };
+        if self.bans.covers(probe.source) {
+            self.counters.already_banned += 1;
+            self.again(alarm, now);
+        } else if self.guard.friend(Source::from(probe.source)).is_some() {
+            self.counters.ignored += 1;
+        } else if self.is_service(probe, Freshness::WithinASecond, now, ask) {
+            self.counters.services += 1;
+        } else if self.is_answer(probe, now, ask) {
+            self.counters.answers += 1;
+        } else {
+            self.counters.hits += 1;
+            let source = self.guard.source_of(probe.source);
+            if self.detector.is_muted(source, now.mono) {
+                self.again(alarm, now);
+                return None;
+            }
+            let scan = self.detector.observe(source, probe, now.mono)?;
+            if !self.is_service(probe, Freshness::Now, now, ask) {
+                return Some((scan, alarm));
+            }
+            self.counters.hits -= 1;
+            self.counters.services += 1;
+        }
+        None
+    }
+
+    /// Tells of a probe by somebody who is dealt with already, if that is wanted.
+    fn again(&mut self, alarm: Alarm, now: Now) {
+        if self.config.log.repeats && self.repeats.spend(now) {
+            self.report(alarm, None, true, Outcome::Again, now);
+        }
+    }
+
+    /// Whether something listens on the probe's port. What a listener of ours was told is for no service.
+    fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut Ask<'_>) -> bool {
+        if probe.scan_type == ScanType::Connect {
+            return false;
+        }
+        let Probe {
+            protocol,
+            dest,
+            port,
+            ..
+        } = *probe;
+        let known = self.guard.services.lookup(protocol, dest, port, now.mono);
+        let is_enough = |bound: bool, asked: Mono| {
+            bound || fresh == Freshness::WithinASecond || asked == now.mono
+        };
+        if let Some((bound, _)) = known.filter(|&(bound, asked)| is_enough(bound, asked)) {
+            return bound;
+        }
+        let Some(bound) = self.ask(Question::IsService, probe, now, ask) else {
+            return true;
+        };
+        self.guard
+            .services
+            .keep(protocol, dest, port, bound, now.mono);
+        bound
+    }
+
+    /// Whether the probe is the late answer to a question that left this host, or a host behind it. TCP's answers are told
+    /// by their flags.
+    fn is_answer(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> bool {
+        probe.protocol == Protocol::Udp
+            && probe.scan_type != ScanType::Connect
+            && self
+                .ask(Question::IsAnswer, probe, now, ask)
+                .unwrap_or(true)
+    }
+
+    /// Asks the kernel; `None` when it cannot be asked: then the benefit of the doubt is the source's.
+    fn ask(
+        &mut self,
+        question: Question,
+        probe: &Probe,
+        now: Now,
+        ask: &mut Ask<'_>,
+    ) -> Option<bool> {
+        match ask(question, probe) {
+            Ok(answer) => Some(answer),
+            Err(cause) => {
+                self.counters.unanswered += 1;
+                let words =
+                    || format!("cannot tell traps from services, and probes from answers: {cause}");
+                self.complaints.add(About::Services, now.mono, words);
+                None
+            }
+        }
+    }
+
+    /// Bans the scan's source in memory, or spares it. The world and history come after the whole batch; `None`: there is
+    /// nothing for them to do, or not yet.
+    fn convict(&mut self, scan: &Scan, alarm: Alarm, now: Now) -> Option<(Source, Alarm)> {
+        self.counters.scans += 1;
+        let response = match alarm.mode.protocol {
+            Protocol::Tcp => self.config.tcp.response,
+            Protocol::Udp => self.config.udp.response,
+        };
+        let rules = &self.config.ban;
+        match judge(scan, response, rules, &self.bans, now) {
+            Verdict::Ban(_) if self.cannot_ban(alarm) => {
+                self.complain_of_ipv4_programs();
+                self.let_be(scan, alarm, Outcome::Open, now);
+            }
+            Verdict::Ban(ban) => {
+                self.counters.bans += 1;
+                self.bans.count_new(now.mono);
+                self.detector.forget(scan.source);
+                self.bans.insert(ban);
+                if self.config.command.when == When::Before && self.tells_of_bans() {
+                    let run = self.config.command.run.clone();
+                    let purpose = Purpose::TellFirst(alarm, scan.source);
+                    if self.run(run, Some(alarm), purpose, alarm.probe.source, now) {
+                        self.world.hold_back(scan.source);
+                        let reason = Some(Reason::Scan(scan.summary));
+                        self.report(alarm, reason, true, Outcome::Open, now);
+                        return None;
+                    }
+                }
+                return Some((scan.source, alarm));
+            }
+            Verdict::Spare(Spare::LogOnly) => {
+                let outcome = match response {
+                    Response::Command => Outcome::ProgramAlone,
+                    _ => Outcome::LetBe,
+                };
+                self.let_be(scan, alarm, outcome, now);
+                if response == Response::Command {
+                    self.tell_program(alarm, now);
+                }
+            }
+            Verdict::Spare(Spare::Limit) => {
+                self.counters.spared_limit += 1;
+                let words = || {
+                    format!(
+                        "ban.limit of {} bans is reached: scanners are spared",
+                        rules.limit
+                    )
+                };
+                self.complaints.add(About::Limit, now.mono, words);
+            }
+            Verdict::Spare(Spare::Rate) => {
+                self.counters.spared_rate += 1;
+                let words = || {
+                    format!(
+                        "ban.rate of {} scans a second is reached: scanners are spared",
+                        rules.rate
+                    )
+                };
+                self.complaints.add(About::Rate, now.mono, words);
+            }
+        }
+        None
+    }
+
+    /// Tells of a scan once, and bans nobody for it.
+    fn let_be(&mut self, scan: &Scan, alarm: Alarm, outcome: Outcome, now: Now) {
+        self.counters.logged += 1;
+        self.bans.count_new(now.mono);
+        let quiet = self.config.ban.duration.unwrap_or(A_DAY);
+        self.detector.mute(scan.source, now.mono.later(quiet));
+        let reason = Reason::Scan(scan.summary);
+        self.report(alarm, Some(reason.clone()), true, outcome, now);
+        let scan = Record::Scan {
+            source: scan.source,
+            reason,
+            at: now.wall,
+        };
+        self.record(scan, now.mono);
+    }
+
+    fn tell_program(&mut self, alarm: Alarm, now: Now) {
+        let run = self.config.command.run.clone();
+        let purpose = Purpose::Tell(alarm);
+        self.run(run, Some(alarm), purpose, alarm.probe.source, now);
+    }
+
+    /// Makes bans real that stand in memory, and tells of them when they are. `is_first`: nothing has been told yet.
+    pub(super) fn carry_out(&mut self, convicted: Vec<(Source, Alarm)>, is_first: bool, now: Now) {
+        let bans: Vec<(Ban, Alarm)> = convicted
+            .into_iter()
+            .filter_map(|(source, alarm)| Some((self.bans.get(source)?.clone(), alarm)))
+            .collect();
+        if bans.is_empty() {
+            return;
+        }
+        let outcome = self
+            .world
+            .ban(&bans.iter().map(|(ban, _)| ban).collect::<Vec<_>>(), now);
+        for (ban, alarm) in bans {
+            let source = ban.source;
+            let reason = Some(ban.reason.clone());
+            let outcome = if self.world.is_behind(source) {
+                Outcome::Failed
+            } else if self.world.has_responders() {
+                Outcome::Banned(self.world.deeds(&ban, now))
+            } else {
+                Outcome::Open
+            };
+            // What programs alone make real is a ban when they have.
+            if self.world.has_responders() {
+                self.record(Record::Ban(ban), now.mono);
+            }
+            self.report(alarm, reason, is_first, outcome, now);
+            if self.bans_by_program() {
+                let line = self.config.command.ban.clone();
+                let purpose = Purpose::Ban(source, Some(alarm));
+                self.run(line, Some(alarm), purpose, alarm.probe.source, now);
+            }
+            if self.config.command.when == When::After && self.tells_of_bans() {
+                self.tell_program(alarm, now);
+            }
+        }
+        self.told(outcome, now);
+        self.make_good(now);
+    }
+}
+
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How old an answer about a service may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Freshness {
+    WithinASecond,
+    Now,
+}
