@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 usage, 78 configuration.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Complaints, Config};
+use crate::config::{self, Complaints, Config, Loaded};
 use crate::control::{self, AskError, Line, Request};
 use crate::{daemon, log};
 use flags::Flags;
@@ -26,11 +27,12 @@ mod unban;
 
 /// Watches this host's unused ports and bans port scanners through an nftables set.
 #[derive(Parser)]
-#[command(name = "portsentry", version, max_term_width = 100)]
+#[command(name = "portsentry", version, max_term_width = 100, after_help = FLAGS_HELP)]
 struct Cli {
-    /// The configuration file
-    #[arg(short, long, value_name = "FILE", global = true, default_value = config::DEFAULT_PATH)]
-    config: PathBuf,
+    /// The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf
+    /// [default: /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]
+    #[arg(short, long, value_name = "FILE", global = true, verbatim_doc_comment)]
+    config: Option<PathBuf>,
 
     #[command(subcommand)]
     command: Command,
@@ -64,6 +66,10 @@ enum Command {
         clockless: bool,
     },
 }
+
+const FLAGS_HELP: &str = "\
+Started as portsentry 1.2 was, with one or several of -tcp -udp -stcp -sudp -atcp -audp, it reads portsentry.conf, checks
+everything and goes into the background; where it runs already, the daemon takes these modes too.";
 
 /// How a command's result is printed.
 #[derive(Args, Clone, Copy)]
@@ -110,11 +116,11 @@ pub fn main() -> ExitCode {
 impl Cli {
     fn run(&self) -> Result<(), Failure> {
         match &self.command {
-            Command::Run => daemon::run(&self.config).map_err(|error| match error {
+            Command::Run => daemon::run(&self.path()).map_err(|error| match error {
                 daemon::Error::Config(complaints) => Failure::from(complaints),
                 other => Failure::from(other.to_string()),
             }),
-            Command::Check { file } => check(file.as_deref().unwrap_or(&self.config)),
+            Command::Check { file } => check(&file.clone().unwrap_or_else(|| self.path())),
             Command::Status(output) => status::run(&self.client(), *output),
             Command::List(output) => list::run(&self.client(), *output),
             Command::Ban(ban) => ban.run(&self.client()),
@@ -125,21 +131,27 @@ impl Cli {
         }
     }
 
+    /// The configuration file in use.
+    fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(config::default_path)
+    }
+
     /// The configuration, which must be good.
     fn strict(&self) -> Result<Config, Failure> {
-        config::load(&self.config).map_err(Failure::from)
+        config::load(&self.path()).map_err(Failure::from)
     }
 
     /// For commands that ask the daemon: with a configuration that has been spoilt since it started, they still reach it.
     fn client(&self) -> Client {
-        match config::load(&self.config) {
+        let path = self.path();
+        match config::load(&path) {
             Ok(config) => Client {
                 config,
                 spoilt: None,
             },
             Err(complaints) => Client {
                 config: Config {
-                    control: config::control(&self.config),
+                    control: config::control(&path),
                     ..Config::default()
                 },
                 spoilt: Some(complaints),
@@ -199,8 +211,9 @@ impl Client {
 }
 
 fn check(file: &Path) -> Result<(), Failure> {
-    let config = config::load(file)?;
+    let Loaded { config, warnings } = config::load_with(file, &BTreeSet::new())?;
     config::ignore::read(&config.ignore)?;
+    warnings.iter().for_each(|warning| say(warning));
     print(|out| writeln!(out, "{}: no mistakes found", file.display()))
 }
 

@@ -1,15 +1,18 @@
 //! [`Config`]: everything an admin can set, typed. A `Config` that exists is a good one.
 //!
-//! Here are the types and their defaults. The native file is read by `native`, key by key as `keys` says; ignore files
-//! by [`ignore`]. No side effects but reading the files it is told to read.
+//! Here are the types and their defaults. The native file is read by `native`, key by key as `keys` says, and printed by
+//! `convert`; 1.2's is read by `legacy`, ignore files by [`ignore`]. No side effects but reading the files it is told to read.
 
 mod complaint;
+mod convert;
 mod fit;
 pub mod ignore;
 mod keys;
+mod legacy;
 mod native;
 mod syntax;
 mod value;
+mod write;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -22,6 +25,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use complaint::{Complaint, Complaints};
+pub use convert::converted;
 
 use crate::policy::Unit;
 use crate::probe::Protocol;
@@ -30,47 +34,65 @@ use crate::source::Source;
 /// Where the configuration is, unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portsentry/portsentry.toml";
 
+/// Where 1.2's configuration is: on Debian, and as its authors installed it.
+const LEGACY_PATHS: [&str; 2] = [
+    "/etc/portsentry/portsentry.conf",
+    "/usr/local/psionic/portsentry/portsentry.conf",
+];
+
 /// The ignore file that may be missing, because the default and the sample name it.
 pub const DEFAULT_IGNORE_FILE: &str = "/etc/portsentry/ignore.list";
 
-/// Reads the configuration at `path`, and merges `<path>.d/*.toml` over it, in the order of their names, key by key.
-///
-/// # Errors
-/// Everything that is wrong in all of these files, at once.
-pub fn load(path: &Path) -> Result<Config, Complaints> {
-    native::load(path)
-}
-
-/// A configuration, and what was odd about it.
+/// A configuration, and what has to be said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// The configuration.
+    /// What is in force.
     pub config: Config,
-    /// What was odd, a line each.
+    /// What of a 1.2 configuration is not as it was written: a line each, bounded in number, safe to print. Where 1.2
+    /// had a text for it, it is that text and nothing else.
     pub warnings: Vec<String>,
 }
 
-/// Reads the configuration at `path`, one of 1.2 for these modes.
-///
-/// # Errors
-/// Everything that is wrong, at once.
-pub fn load_with(path: &Path, _: &BTreeSet<WatchMode>) -> Result<Loaded, Complaints> {
-    load(path).map(|config| Loaded {
-        config,
-        warnings: Vec::new(),
-    })
+/// Where the configuration is: the native one, or else 1.2's where that exists.
+#[must_use]
+pub fn default_path() -> PathBuf {
+    first_of([DEFAULT_PATH].into_iter().chain(LEGACY_PATHS)).unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
-/// Whether the file at `path` is a configuration of 1.2.
+/// Where the configuration is that 1.2's flags speak of.
+#[must_use]
+pub fn legacy_path() -> PathBuf {
+    first_of(LEGACY_PATHS.into_iter()).unwrap_or_else(|| LEGACY_PATHS[0].into())
+}
+
+fn first_of(mut paths: impl Iterator<Item = &'static str>) -> Option<PathBuf> {
+    paths
+        .find(|path| Path::new(path).exists())
+        .map(PathBuf::from)
+}
+
+/// Whether the file at `path` is read as 1.2's: its name ends in `.conf`.
 #[must_use]
 pub fn is_legacy(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "conf")
 }
 
-/// The configuration that 1.2's flags go with.
-#[must_use]
-pub fn legacy_path() -> PathBuf {
-    "/etc/portsentry/portsentry.conf".into()
+/// Reads the configuration at `path`, and merges `<path>.d/*.toml` over it, in the order of their names, key by key.
+///
+/// # Errors
+/// Everything that is wrong in all of these files, at once.
+pub fn load(path: &Path) -> Result<Config, Complaints> {
+    load_with(path, &BTreeSet::new()).map(|loaded| loaded.config)
+}
+
+/// As [`load`], with the warnings, and with the modes for a 1.2 configuration, which does not hold them itself. Where
+/// `modes` is empty, they are those that its init scripts would start it in.
+///
+/// # Errors
+/// Everything that is wrong in all of these files, at once; modes for a native configuration, which has its own.
+pub fn load_with(path: &Path, modes: &BTreeSet<WatchMode>) -> Result<Loaded, Complaints> {
+    native::load(path, modes)
 }
 
 /// `[control]` of the configuration at `path`, as far as it can be read: what a command finds the daemon by when the
@@ -387,6 +409,14 @@ pub struct IgnoreFile {
     pub path: PathBuf,
     /// Whether the admin named it: one that is named must exist, the default one may be missing.
     pub named: bool,
+}
+
+impl IgnoreFile {
+    /// The file at `path`, which the admin named unless it is the default one.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        let named = path != Path::new(DEFAULT_IGNORE_FILE);
+        Self { path, named }
+    }
 }
 
 /// `ignore.host`

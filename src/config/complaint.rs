@@ -214,7 +214,7 @@ pub(super) fn suggestion(word: &str, known: &[&str], open: &str, close: &str) ->
 }
 
 /// The known word that `word` was most likely meant to be.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let length = word.chars().take(WORD + 1).count();
     if length > WORD {
         return None; // nothing we know is as long, and the comparison costs the product of the lengths
@@ -223,7 +223,8 @@ fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|&name| {
-            let distance = strsim::damerau_levenshtein(&word, &name.replace('-', "_"));
+            let name_there = name.to_lowercase().replace('-', "_");
+            let distance = strsim::damerau_levenshtein(&word, &name_there);
             (distance, name)
         })
         .min_by_key(|&(distance, _)| distance)

@@ -1,9 +1,10 @@
 //! What must fit between keys, each of which is good by itself.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use super::{Config, Mode, Watch};
+use super::write::time;
+use super::{Config, Mode, ResponderKind, Response, Watch, WatchMode};
 
 /// Keys whose values make no sense together.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ struct Names {
     ports: &'static str,
     below: &'static str,
     exclude: &'static str,
+    response: &'static str,
 }
 
 const TCP: Names = Names {
@@ -27,6 +29,7 @@ const TCP: Names = Names {
     ports: "tcp.ports",
     below: "tcp.below",
     exclude: "tcp.exclude",
+    response: "tcp.response",
 };
 
 const UDP: Names = Names {
@@ -34,6 +37,7 @@ const UDP: Names = Names {
     ports: "udp.ports",
     below: "udp.below",
     exclude: "udp.exclude",
+    response: "udp.response",
 };
 
 /// Everything that does not fit. The defaults do.
@@ -44,6 +48,9 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
         nothing_to_watch(&config.udp, &UDP),
         idle_decoy(config),
         first_ban_beyond_max(config),
+        nobody_bans(config),
+        nothing_to_run(config, &config.tcp, &TCP),
+        nothing_to_run(config, &config.udp, &UDP),
         shared_file(config),
     ];
     found.into_iter().flatten().collect()
@@ -65,15 +72,18 @@ fn nothing_to_watch(watch: &Watch, names: &Names) -> Option<Misfit> {
         ports,
         below,
         exclude,
+        ..
     } = names;
-    if watch.modes.contains(&Mode::Stealth) && watch.ports.is_empty() {
-        return Some(Misfit {
-            keys: vec![mode, ports],
-            message: format!(
-                "{mode} is \"stealth\", but {ports} is empty; \
-                 list the ports to watch, such as ports = [23, \"135-139\"]"
-            ),
-        });
+    for (listed, word) in [(Mode::Stealth, "stealth"), (Mode::Connect, "connect")] {
+        if watch.modes.contains(&listed) && watch.ports.is_empty() {
+            return Some(Misfit {
+                keys: vec![mode, ports],
+                message: format!(
+                    "{mode} is \"{word}\", but {ports} is empty; \
+                     list the ports to watch, such as ports = [23, \"135-139\"]"
+                ),
+            });
+        }
     }
     let advanced = Watch {
         modes: BTreeSet::from([Mode::Advanced]),
@@ -121,24 +131,70 @@ fn first_ban_beyond_max(config: &Config) -> Option<Misfit> {
     })
 }
 
-fn shared_file(config: &Config) -> Option<Misfit> {
-    let shared = config.history.text.as_ref() == Some(&config.history.file);
-    shared.then(|| Misfit {
-        keys: vec!["history.text", "history.file"],
-        message: "history.text and history.file name the same file; give each its own".to_owned(),
+/// The command responder is named without a command, or alone without one that bans.
+fn nobody_bans(config: &Config) -> Option<Misfit> {
+    let responders = &config.ban.responders;
+    let command = &config.command;
+    if command.ban.is_some() || !responders.contains(&ResponderKind::Command) {
+        return None;
+    }
+    let message = if responders.len() == 1 {
+        "ban.responders is \"command\" alone, but command.ban is empty, so that nobody would be banned; \
+         set command.ban, or add \"nftables\" to ban.responders"
+    } else if command.run.is_none() {
+        "ban.responders has \"command\", but command.run and command.ban are both empty; \
+         set one of them, or take \"command\" out"
+    } else {
+        return None;
+    };
+    Some(Misfit {
+        keys: vec!["ban.responders", "command.ban", "command.run"],
+        message: message.to_owned(),
     })
 }
 
-/// A time as an admin would write it: in the largest unit of which it is a whole number.
-fn time(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    [(24 * 3600, "d"), (3600, "h"), (60, "m")]
-        .into_iter()
-        .find(|(unit, _)| duration.subsec_nanos() == 0 && seconds % unit == 0)
-        .map_or_else(
-            || humantime::format_duration(duration).to_string(),
-            |(unit, name)| format!("{}{name}", seconds / unit),
-        )
+fn nothing_to_run(config: &Config, watch: &Watch, names: &Names) -> Option<Misfit> {
+    let Names { response, .. } = names;
+    let idle = watch.response == Response::Command && config.command.run.is_none();
+    idle.then(|| Misfit {
+        keys: vec![response, "command.run"],
+        message: format!(
+            "{response} is \"command\", but command.run is empty; \
+             set command.run, or write {response} = \"log\""
+        ),
+    })
+}
+
+/// Two of history's files are the same, those that the modes make of `history.blocked` among them.
+fn shared_file(config: &Config) -> Option<Misfit> {
+    let history = &config.history;
+    let shared = |keys: [&'static str; 2]| {
+        Some(Misfit {
+            keys: keys.to_vec(),
+            message: format!(
+                "{} and {} name the same file; give each its own",
+                keys[0], keys[1]
+            ),
+        })
+    };
+    if history.text.as_ref() == Some(&history.file) {
+        return shared(["history.text", "history.file"]);
+    }
+    let blocked = history.blocked.as_ref()?;
+    let blocked = WatchMode::ALL.map(|mode| {
+        let mut path = blocked.clone().into_os_string();
+        path.push(".");
+        path.push(mode.name());
+        PathBuf::from(path)
+    });
+    if blocked.contains(&history.file) {
+        return shared(["history.blocked", "history.file"]);
+    }
+    let text = history.text.as_ref()?;
+    if blocked.contains(text) {
+        return shared(["history.blocked", "history.text"]);
+    }
+    None
 }
 
 #[cfg(test)]
@@ -163,6 +219,30 @@ mod tests {
             (
                 "[udp]\nmode = \"stealth\"",
                 "2:1: udp.mode is \"stealth\", but udp.ports is empty; list the ports",
+            ),
+            (
+                "[tcp]\nmode = [\"advanced\", \"connect\"]",
+                "2:1: tcp.mode is \"connect\", but tcp.ports is empty; list the ports",
+            ),
+            (
+                "[ban]\nresponders = [\"command\"]\n[command]\nrun = [\"/bin/true\"]",
+                "2:1: ban.responders is \"command\" alone, but command.ban is empty, so that nobody would be banned;",
+            ),
+            (
+                "[ban]\nresponders = [\"nftables\", \"command\"]",
+                "2:1: ban.responders has \"command\", but command.run and command.ban are both empty; set",
+            ),
+            (
+                "[udp]\nresponse = \"command\"",
+                "2:1: udp.response is \"command\", but command.run is empty; set",
+            ),
+            (
+                "[history]\nblocked = \"/var/lib/portsentry/history\"\ntext = \"/var/lib/portsentry/history.atcp\"",
+                "2:1: history.blocked and history.text name the same file; give",
+            ),
+            (
+                "[history]\nblocked = \"/h\"\nfile = \"/h.sudp\"",
+                "2:1: history.blocked and history.file name the same file; give",
             ),
             (
                 "[tcp]\nbelow = 0",

@@ -1,219 +1,180 @@
 //! The table of everything that can be set: each key's name, type, bounds and place in [`Config`].
 //!
-//! The parser, the suggestions for unknown names and the test of the sample configuration go by this one table.
+//! The parser, the suggestions for unknown names, the test of the sample configuration and the writer go by this one
+//! table.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use super::value::{Faults, Value};
+use super::write;
 use super::{
-    Config, DEFAULT_IGNORE_FILE, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind,
-    Response, Watch,
+    Config, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind, Response, When,
 };
 use crate::policy::Unit;
 
-/// Reads a value into the configuration.
-type Read = fn(&mut Config, &Value<'_>) -> Result<(), Faults>;
+/// One key.
+pub(super) struct Key {
+    /// As `section.name`.
+    pub(super) name: &'static str,
+    /// Reads a value into the configuration.
+    pub(super) read: fn(&mut Config, &Value<'_>) -> Result<(), Faults>,
+    /// The value as TOML that [`read`](Self::read) takes; `None` for a key that is only checked.
+    pub(super) write: Option<fn(&Config) -> String>,
+}
 
-/// Every key there is, as `section.name`, in the order of the sample configuration.
+/// A key, by the expressions that read its place in the configuration from a value and that write it; or one that is
+/// only checked.
+macro_rules! key {
+    ($name:literal, $($place:ident).+: $value:ident => $read:expr, $at:ident => $write:expr) => {
+        Key {
+            name: $name,
+            read: |config, $value| {
+                config.$($place).+ = $read?;
+                Ok(())
+            },
+            write: Some(|config| {
+                let $at = &config.$($place).+;
+                $write
+            }),
+        }
+    };
+    ($name:literal: $value:ident => $check:expr) => {
+        Key {
+            name: $name,
+            read: |_, $value| $check,
+            write: None,
+        }
+    };
+}
+
+/// Every key there is, in the order of the sample configuration.
 ///
 /// A key whose feature this version lacks takes the one value that means "not used", so that nothing
 /// that is accepted does nothing. The sections of responders that cannot be chosen yet are only checked.
-pub(super) const KEYS: &[(&str, Read)] = &[
-    ("capture.method", |config, value| {
-        config.capture.method =
-            value.word(&[("packet", Method::Packet), ("ip", Method::Ip)], &[])?;
-        Ok(())
-    }),
-    ("capture.interfaces", |config, value| {
-        let names = value.list("[\"eth0\"]", Value::interface)?;
-        config.capture.interfaces = BTreeSet::from_iter(names);
-        Ok(())
-    }),
-    ("tcp.mode", |config, value| mode(&mut config.tcp, value)),
-    ("tcp.ports", |config, value| ports(&mut config.tcp, value)),
-    ("tcp.below", |config, value| below(&mut config.tcp, value)),
-    ("tcp.exclude", |config, value| {
-        exclude(&mut config.tcp, value)
-    }),
-    ("tcp.response", |config, value| {
-        response(&mut config.tcp, value)
-    }),
-    ("udp.mode", |config, value| mode(&mut config.udp, value)),
-    ("udp.ports", |config, value| ports(&mut config.udp, value)),
-    ("udp.below", |config, value| below(&mut config.udp, value)),
-    ("udp.exclude", |config, value| {
-        exclude(&mut config.udp, value)
-    }),
-    ("udp.response", |config, value| {
-        response(&mut config.udp, value)
-    }),
-    ("detect.trigger", |config, value| {
-        config.detect.trigger = value.number(1..=64)?;
-        Ok(())
-    }),
-    ("detect.count", |config, value| {
-        config.detect.count = value.word(&[("ports", Unit::Ports), ("hits", Unit::Hits)], &[])?;
-        Ok(())
-    }),
-    ("detect.window", |config, value| {
-        let window = value.duration(Duration::ZERO)?;
-        config.detect.window = window.filter(|window| !window.is_zero());
-        Ok(())
-    }),
-    ("detect.decoys", |config, value| {
-        config.detect.decoys = value.ports()?;
-        Ok(())
-    }),
-    ("ban.duration", |config, value| {
-        config.ban.duration = value.duration(SECOND)?;
-        Ok(())
-    }),
-    ("ban.escalate", |config, value| {
-        config.ban.escalate = value.number(1..=u32::MAX.into())?;
-        Ok(())
-    }),
-    ("ban.max", |config, value| {
-        config.ban.max = value.duration(SECOND)?;
-        Ok(())
-    }),
-    ("ban.memory", |config, value| {
-        config.ban.memory = value.duration(Duration::ZERO)?;
-        Ok(())
-    }),
-    ("ban.ipv4_prefix", |config, value| {
-        config.ban.ipv4_prefix = value.number(8..=32)?;
-        Ok(())
-    }),
-    ("ban.ipv6_prefix", |config, value| {
-        config.ban.ipv6_prefix = value.number(16..=128)?;
-        Ok(())
-    }),
-    ("ban.on_stop", |config, value| {
-        config.ban.on_stop =
-            value.word(&[("keep", OnStop::Keep), ("remove", OnStop::Remove)], &[])?;
-        Ok(())
-    }),
-    ("ban.limit", |config, value| {
-        config.ban.limit = value.number(1..=10_000_000)?;
-        Ok(())
-    }),
-    ("ban.rate", |config, value| {
-        config.ban.rate = value.number(1..=u32::MAX.into())?;
-        Ok(())
-    }),
-    ("ban.responders", |config, value| {
-        let responders = value.list("[\"nftables\"]", |element| {
-            element.word(
-                &[("nftables", ResponderKind::Nftables)],
-                &["iptables", "route", "hosts-deny", "command"],
-            )
-        })?;
-        if responders.is_empty() {
-            return Err(value.fault(
-                "is empty, so that no ban would ever be real; name one, or set response = \"log\" in [tcp] and [udp]",
-            ));
-        }
-        if responders.len() > BTreeSet::from_iter(&responders).len() {
-            return Err(value.fault("names a responder twice; name each once"));
-        }
-        config.ban.responders = responders;
-        Ok(())
-    }),
-    ("nftables.table", |config, value| {
-        config.nftables.table = value.table_name()?;
-        Ok(())
-    }),
-    ("nftables.hook", |config, value| {
-        config.nftables.hook = value.word(
-            &[("prerouting", Hook::Prerouting), ("input", Hook::Input)],
-            &[],
-        )?;
-        Ok(())
-    }),
-    ("nftables.priority", |config, value| {
-        config.nftables.priority = value.number(-400..=400)?;
-        Ok(())
-    }),
-    ("nftables.log", |_, value| value.only_empty()),
-    ("iptables.chain", |_, value| value.text().map(drop)),
-    ("route.kind", |_, value| {
-        value.word(
-            &[("unreachable", ()), ("blackhole", ()), ("prohibit", ())],
-            &[],
-        )
-    }),
-    ("hosts-deny.file", |_, value| value.path().map(drop)),
-    ("hosts-deny.line", |_, value| value.text().map(drop)),
-    ("command.run", |_, value| {
-        let example = "[\"/usr/local/bin/notify\", \"{source}\"]";
-        value
-            .list(example, |element| element.text().map(drop))
-            .map(drop)
-    }),
-    ("command.when", |_, value| {
-        value.word(&[("after", ()), ("before", ())], &[])
-    }),
-    ("command.timeout", |_, value| {
-        value.duration(SECOND).map(drop)
-    }),
-    ("listen.banner", |_, value| value.only_empty()),
-    ("ignore.files", |config, value| {
-        config.ignore.files = value.list("[\"/etc/portsentry/ignore.list\"]", |element| {
-            let path = element.path()?;
-            let named = path != Path::new(DEFAULT_IGNORE_FILE);
-            Ok(IgnoreFile { path, named })
-        })?;
-        Ok(())
-    }),
-    ("ignore.addresses", |config, value| {
-        config.ignore.addresses =
-            value.list("[\"192.0.2.0/24\", \"2001:db8::1\"]", Value::prefix)?;
-        Ok(())
-    }),
-    ("ignore.host", |config, value| {
-        let facts = value.list("[\"addresses\", \"ssh\"]", |element| {
-            element.word(
-                &[
-                    ("addresses", HostFact::Addresses),
-                    ("gateways", HostFact::Gateways),
-                    ("resolvers", HostFact::Resolvers),
-                    ("ssh", HostFact::Ssh),
-                ],
-                &[],
-            )
-        })?;
-        config.ignore.host = BTreeSet::from_iter(facts);
-        Ok(())
-    }),
-    ("history.file", |config, value| {
-        config.history.file = value.path()?;
-        Ok(())
-    }),
-    ("history.text", |config, value| {
-        config.history.text = if value.text()?.is_empty() {
-            None
-        } else {
-            Some(value.path()?)
-        };
-        Ok(())
-    }),
-    ("history.resolve", |_, value| {
-        if value.boolean()? {
-            return Err(value.fault("= true is not available in this version; leave it at false"));
-        }
-        Ok(())
-    }),
-    ("control.socket", |config, value| {
-        config.control.socket = value.socket_path()?;
-        Ok(())
-    }),
-    ("daemon.user", |config, value| {
-        value.only_empty()?;
-        config.daemon.user = None;
-        Ok(())
-    }),
+pub(super) const KEYS: &[Key] = &[
+    key!("capture.method", capture.method:
+        value => value.word(METHODS, &[]),
+        at => write::word(METHODS, *at)),
+    key!("capture.interfaces", capture.interfaces:
+        value => value.list("[\"eth0\"]", Value::interface).map(BTreeSet::from_iter),
+        at => write::list(at.iter().map(|name| write::text(name)))),
+    key!("tcp.mode", tcp.modes: value => modes(value), at => write_modes(at)),
+    key!("tcp.ports", tcp.ports: value => value.ports(), at => write::ports(at)),
+    key!("tcp.below", tcp.below: value => value.number(0..=65536), at => at.to_string()),
+    key!("tcp.exclude", tcp.exclude: value => value.ports(), at => write::ports(at)),
+    key!("tcp.response", tcp.response:
+        value => value.word(RESPONSES, &[]),
+        at => write::word(RESPONSES, *at)),
+    key!("udp.mode", udp.modes: value => modes(value), at => write_modes(at)),
+    key!("udp.ports", udp.ports: value => value.ports(), at => write::ports(at)),
+    key!("udp.below", udp.below: value => value.number(0..=65536), at => at.to_string()),
+    key!("udp.exclude", udp.exclude: value => value.ports(), at => write::ports(at)),
+    key!("udp.response", udp.response:
+        value => value.word(RESPONSES, &[]),
+        at => write::word(RESPONSES, *at)),
+    key!("detect.trigger", detect.trigger: value => value.number(1..=64), at => at.to_string()),
+    key!("detect.count", detect.count:
+        value => value.word(UNITS, &[]),
+        at => write::word(UNITS, *at)),
+    key!("detect.window", detect.window:
+        value => value.duration(Duration::ZERO).map(|window| window.filter(|window| !window.is_zero())),
+        at => write::duration(*at)),
+    key!("detect.decoys", detect.decoys: value => value.ports(), at => write::ports(at)),
+    key!("ban.duration", ban.duration: value => value.duration(SECOND), at => write::duration(*at)),
+    key!("ban.escalate", ban.escalate:
+        value => value.number(1..=u32::MAX.into()),
+        at => at.to_string()),
+    key!("ban.max", ban.max: value => value.duration(SECOND), at => write::duration(*at)),
+    key!("ban.memory", ban.memory:
+        value => value.duration(Duration::ZERO),
+        at => write::duration(*at)),
+    key!("ban.ipv4_prefix", ban.ipv4_prefix: value => value.number(8..=32), at => at.to_string()),
+    key!("ban.ipv6_prefix", ban.ipv6_prefix: value => value.number(16..=128), at => at.to_string()),
+    key!("ban.on_stop", ban.on_stop:
+        value => value.word(ON_STOP, &[]),
+        at => write::word(ON_STOP, *at)),
+    key!("ban.limit", ban.limit: value => value.number(1..=10_000_000), at => at.to_string()),
+    key!("ban.rate", ban.rate: value => value.number(1..=u32::MAX.into()), at => at.to_string()),
+    key!("ban.responders", ban.responders:
+        value => responders(value),
+        at => write::words(RESPONDERS, at)),
+    key!("nftables.table", nftables.table: value => value.table_name(), at => write::text(at)),
+    key!("nftables.hook", nftables.hook:
+        value => value.word(HOOKS, &[]),
+        at => write::word(HOOKS, *at)),
+    key!("nftables.priority", nftables.priority:
+        value => value.number(-400..=400),
+        at => at.to_string()),
+    key!("nftables.log", nftables.log: value => value.log_rate(), at => write::log_rate(*at)),
+    key!("iptables.chain": value => value.text().map(drop)),
+    key!("route.kind": value => value.word(&[("unreachable", ()), ("blackhole", ()), ("prohibit", ())], &[])),
+    key!("hosts-deny.file", hosts_deny.file: value => value.path(), at => write::path(Some(at))),
+    key!("hosts-deny.line", hosts_deny.line: value => value.hosts_line(), at => write::text(at)),
+    key!("command.run", command.run: value => value.command(), at => write::command(at.as_ref())),
+    key!("command.ban", command.ban: value => value.command(), at => write::command(at.as_ref())),
+    key!("command.unban", command.unban:
+        value => value.command(),
+        at => write::command(at.as_ref())),
+    key!("command.when", command.when:
+        value => value.word(WHEN, &[]),
+        at => write::word(WHEN, *at)),
+    key!("command.timeout", command.timeout:
+        value => value.duration(SECOND)?.ok_or_else(|| value.fault("must end some time; write a time such as \"10s\"")),
+        at => write::duration(Some(*at))),
+    key!("listen.banner", listen.banner: value => value.banner(), at => write::text(at)),
+    key!("ignore.files", ignore.files:
+        value => value.list("[\"/etc/portsentry/ignore.list\"]", |file| file.path().map(IgnoreFile::new)),
+        at => write::list(at.iter().map(|file| write::path(Some(&file.path))))),
+    key!("ignore.addresses", ignore.addresses:
+        value => value.list("[\"192.0.2.0/24\", \"2001:db8::1\"]", Value::prefix),
+        at => write::list(at.iter().map(|net| write::text(&net.to_string())))),
+    key!("ignore.host", ignore.host:
+        value => value.list("[\"addresses\", \"ssh\"]", |fact| fact.word(FACTS, &[])).map(BTreeSet::from_iter),
+        at => write::words(FACTS, at)),
+    key!("history.file", history.file: value => value.path(), at => write::path(Some(at))),
+    key!("history.text", history.text:
+        value => value.path_or_none(),
+        at => write::path(at.as_deref())),
+    key!("history.blocked", history.blocked:
+        value => value.path_or_none(),
+        at => write::path(at.as_deref())),
+    key!("history.resolve", history.resolve: value => value.boolean(), at => at.to_string()),
+    key!("log.repeats", log.repeats: value => value.boolean(), at => at.to_string()),
+    key!("control.socket", control.socket:
+        value => value.socket_path(),
+        at => write::path(Some(at))),
+    key!("daemon.user", daemon.user:
+        value => value.only_empty().map(|()| None),
+        at => write::text(at.as_deref().unwrap_or_default())),
+];
+
+const METHODS: &[(&str, Method)] = &[("packet", Method::Packet), ("ip", Method::Ip)];
+const MODES: &[(&str, Option<Mode>)] = &[
+    ("advanced", Some(Mode::Advanced)),
+    ("stealth", Some(Mode::Stealth)),
+    ("connect", Some(Mode::Connect)),
+    ("off", None),
+];
+const RESPONSES: &[(&str, Response)] = &[
+    ("ban", Response::Ban),
+    ("log", Response::Log),
+    ("command", Response::Command),
+];
+const UNITS: &[(&str, Unit)] = &[("ports", Unit::Ports), ("hits", Unit::Hits)];
+const ON_STOP: &[(&str, OnStop)] = &[("keep", OnStop::Keep), ("remove", OnStop::Remove)];
+const RESPONDERS: &[(&str, ResponderKind)] = &[
+    ("nftables", ResponderKind::Nftables),
+    ("hosts-deny", ResponderKind::HostsDeny),
+    ("command", ResponderKind::Command),
+];
+const HOOKS: &[(&str, Hook)] = &[("prerouting", Hook::Prerouting), ("input", Hook::Input)];
+const WHEN: &[(&str, When)] = &[("after", When::After), ("before", When::Before)];
+const FACTS: &[(&str, HostFact)] = &[
+    ("addresses", HostFact::Addresses),
+    ("gateways", HostFact::Gateways),
+    ("resolvers", HostFact::Resolvers),
+    ("ssh", HostFact::Ssh),
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -241,29 +202,21 @@ pub(super) fn homes(name: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// The key `name` of `section`, and how it is read.
-pub(super) fn find(section: &str, name: &str) -> Option<(&'static str, Read)> {
+/// The key `name` of `section`.
+pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
     KEYS.iter()
-        .find(|(key, _)| key.split_once('.') == Some((section, name)))
-        .copied()
+        .find(|key| key.name.split_once('.') == Some((section, name)))
 }
 
 fn split() -> impl Iterator<Item = (&'static str, &'static str)> {
-    KEYS.iter().filter_map(|(key, _)| key.split_once('.'))
+    KEYS.iter().filter_map(|key| key.name.split_once('.'))
 }
 
-fn mode(watch: &mut Watch, value: &Value<'_>) -> Result<(), Faults> {
-    const WORDS: &[(&str, Option<Mode>)] = &[
-        ("advanced", Some(Mode::Advanced)),
-        ("stealth", Some(Mode::Stealth)),
-        ("off", None),
-    ];
-    const LATER: &[&str] = &["connect"];
+fn modes(value: &Value<'_>) -> Result<BTreeSet<Mode>, Faults> {
     if !value.is_list() {
-        watch.modes = BTreeSet::from_iter(value.word(WORDS, LATER)?);
-        return Ok(());
+        return value.word(MODES, &[]).map(BTreeSet::from_iter);
     }
-    let modes = value.list("[\"advanced\"]", |element| element.word(WORDS, LATER))?;
+    let modes = value.list("[\"advanced\"]", |element| element.word(MODES, &[]))?;
     if modes.is_empty() {
         return Err(value.fault("is an empty list; write \"off\""));
     }
@@ -272,36 +225,39 @@ fn mode(watch: &mut Watch, value: &Value<'_>) -> Result<(), Faults> {
             value.fault("has \"off\" beside other modes; write \"off\" alone, or without it")
         );
     }
-    watch.modes = modes.into_iter().flatten().collect();
-    Ok(())
+    Ok(modes.into_iter().flatten().collect())
 }
 
-fn ports(watch: &mut Watch, value: &Value<'_>) -> Result<(), Faults> {
-    watch.ports = value.ports()?;
-    Ok(())
+/// One mode, or none, is written without a list.
+fn write_modes(modes: &BTreeSet<Mode>) -> String {
+    let words = modes.iter().map(|&mode| write::word(MODES, Some(mode)));
+    match modes.len() {
+        0 => write::word(MODES, None),
+        1 => words.collect(),
+        _ => write::list(words),
+    }
 }
 
-fn below(watch: &mut Watch, value: &Value<'_>) -> Result<(), Faults> {
-    watch.below = value.number(0..=65536)?;
-    Ok(())
-}
-
-fn exclude(watch: &mut Watch, value: &Value<'_>) -> Result<(), Faults> {
-    watch.exclude = value.ports()?;
-    Ok(())
-}
-
-fn response(watch: &mut Watch, value: &Value<'_>) -> Result<(), Faults> {
-    watch.response = value.word(
-        &[("ban", Response::Ban), ("log", Response::Log)],
-        &["command"],
-    )?;
-    Ok(())
+fn responders(value: &Value<'_>) -> Result<Vec<ResponderKind>, Faults> {
+    let responders = value.list("[\"nftables\"]", |element| {
+        element.word(RESPONDERS, &["iptables", "route"])
+    })?;
+    if responders.is_empty() {
+        return Err(value.fault(
+            "is empty, so that no ban would ever be real; name one, or set response = \"log\" in [tcp] and [udp]",
+        ));
+    }
+    if responders.len() > BTreeSet::from_iter(&responders).len() {
+        return Err(value.fault("names a responder twice; name each once"));
+    }
+    Ok(responders)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ignore, parse};
+    use std::path::Path;
+
+    use super::super::{CommandLine, Commands, LogRate, ignore, parse};
     use super::*;
 
     const SAMPLE: &str = include_str!("../../config/portsentry.toml");
@@ -327,7 +283,7 @@ mod tests {
                 keys.push(format!("{section}.{name}"));
             }
         }
-        let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+        let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
         assert_eq!(keys, known);
     }
 
@@ -340,18 +296,60 @@ mod tests {
 
     #[test]
     fn every_key_refuses_a_value_of_another_type() {
-        for (key, _) in KEYS {
+        for Key { name, .. } in KEYS {
             for value in ["{ a = 1 }", "1979-05-27", "1.5", "[[1]]"] {
-                let text = format!("{key} = {value}");
+                let text = format!("{name} = {value}");
                 let wrong = parse(Path::new("/p"), &text).unwrap_err().to_string();
                 let about = wrong.lines().next().unwrap().split(": ").nth(1).unwrap();
-                assert!(about.starts_with(key), "{text}: {wrong}");
+                assert!(about.starts_with(name), "{text}: {wrong}");
             }
         }
     }
 
     #[test]
+    fn commands_are_programs_or_lines_for_the_shell() {
+        let text = r#"
+            [ban]
+            responders = ["hosts-deny", "command"]
+            [nftables]
+            log = "3/minute"
+            [hosts-deny]
+            line = "sshd, vsftpd : {source}, 192.0.2.1 : DENY"
+            [command]
+            run = "awk '{print $1}' | mail -s '{source} {port}' root"
+            ban = ["/sbin/shut", "{source}", "{}", "{ source }"]
+            unban = ""
+            when = "before"
+            timeout = "1m"
+        "#;
+        let config = parse(Path::new("/p"), text).unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert_eq!(
+            config.command,
+            Commands {
+                run: Some(CommandLine::Shell(
+                    "awk '{print $1}' | mail -s '{source} {port}' root".to_owned()
+                )),
+                ban: Some(CommandLine::Argv(
+                    ["/sbin/shut", "{source}", "{}", "{ source }"]
+                        .map(str::to_owned)
+                        .to_vec()
+                )),
+                unban: None,
+                when: When::Before,
+                timeout: Duration::from_secs(60),
+            }
+        );
+        let rate = LogRate {
+            packets: 3,
+            per: Duration::from_secs(60),
+        };
+        assert_eq!(config.nftables.log, Some(rate));
+        assert!(config.hosts_deny.line.starts_with("sshd, vsftpd"));
+    }
+
+    #[test]
     fn a_bad_value_is_refused_with_cause_and_remedy() {
+        let wordy = format!("listen.banner = \"{}\"", "x".repeat(1025));
         let long = format!("control.socket = \"/run/{}\"", "x".repeat(103));
         for (text, complaint) in [
             (
@@ -376,12 +374,8 @@ mod tests {
             ),
             ("tcp.mode = []", "tcp.mode is an empty list; write \"off\""),
             (
-                "tcp.mode = \"connect\"",
-                "mode \"connect\" is not available in this version; known: \"advanced\", \"stealth\", \"off\"",
-            ),
-            (
-                "udp.mode = [\"advanced\", \"connect\"]",
-                "mode \"connect\" is not available in this version",
+                "udp.mode = [\"advanced\", \"conect\"]",
+                "udp.mode does not know \"conect\"; did you mean \"connect\"?",
             ),
             (
                 "tcp.ports = [65536]",
@@ -411,8 +405,8 @@ mod tests {
                 "not 99999999999999999999",
             ),
             (
-                "tcp.response = \"command\"",
-                "response \"command\" is not available in this version; known: \"ban\", \"log\"",
+                "tcp.response = \"drop\"",
+                "response does not know \"drop\"; known: \"ban\", \"log\", \"command\"",
             ),
             ("detect.trigger = 65", "from 1 to 64, not 65"),
             ("detect.count = \"port\"", "did you mean \"ports\"?"),
@@ -444,7 +438,11 @@ mod tests {
             ("ban.limit = 10000001", "from 1 to 10000000, not"),
             (
                 "ban.responders = [\"iptables\"]",
-                "responders \"iptables\" is not available in this version; known: \"nftables\"",
+                "responders \"iptables\" is not available in this version; known: \"nftables\", \"hosts-deny\", \"command\"",
+            ),
+            (
+                "ban.responders = [\"route\"]",
+                "responders \"route\" is not available in this version",
             ),
             ("ban.responders = []", "ban.responders is empty"),
             (
@@ -458,16 +456,61 @@ mod tests {
             ("nftables.table = \"a b\"", "not \"a b\""),
             ("nftables.priority = -401", "from -400 to 400, not -401"),
             (
-                "nftables.log = \"3/minute\"",
-                "nftables.log \"3/minute\" is not available in this version; leave it at \"\"",
+                "nftables.log = \"0/minute\"",
+                "nftables.log takes 1 to 1000000 a \"second\", \"minute\", \"hour\" or \"day\", such as \"3/minute\", or \"\", not \"0/minute\"",
             ),
+            ("nftables.log = \"1000001/day\"", "not \"1000001/day\""),
+            ("nftables.log = \"+3/day\"", "not \"+3/day\""),
+            ("nftables.log = \"3/week\"", "not \"3/week\""),
+            ("nftables.log = \"3\"", "not \"3\""),
+            (
+                "hosts-deny.line = \"ALL: ALL\"",
+                "hosts-deny.line \"ALL: ALL\" has no client {source}; write a line such as \"ALL: {source}\"",
+            ),
+            (
+                "hosts-deny.line = \"{source}: ALL\"",
+                "has no client {source}",
+            ),
+            (
+                "hosts-deny.line = \"ALL: {source}/24\"",
+                "has no client {source}",
+            ),
+            (
+                "hosts-deny.line = \"ALL: {source} # scan\"",
+                "has a \"#\", but what follows it would be read as clients too; take it out",
+            ),
+            (
+                "hosts-deny.line = \"ALL: {source}\\nALL: ALL\"",
+                "is more than one line; write a single one",
+            ),
+            (
+                "hosts-deny.line = \"ALL: {source} : \\\\\"",
+                "ends in a backslash",
+            ),
+            (
+                "command.run = [\"/bin/notify\", \"{sources}\"]",
+                "command.run does not know \"{sources}\"; did you mean \"{source}\"?",
+            ),
+            (
+                "command.ban = [\"\", \"{source}\"]",
+                "command.ban names no program; the first word must be one",
+            ),
+            (
+                "command.unban = \"a\\u0000b\"",
+                "command.unban takes words without NUL characters, not \"a\\0b\"",
+            ),
+            (
+                "command.run = 5",
+                "command.run takes a list such as [\"/usr/local/bin/notify\", \"{source}\"], or a line for the shell in quotes, not 5",
+            ),
+            (
+                "command.timeout = \"ever\"",
+                "command.timeout must end some time; write a time such as \"10s\"",
+            ),
+            (&wordy, "listen.banner has 1025 bytes; write 1024 at most"),
             (
                 "route.kind = \"hole\"",
                 "known: \"unreachable\", \"blackhole\", \"prohibit\"",
-            ),
-            (
-                "listen.banner = \"hi\"",
-                "listen.banner \"hi\" is not available in this version",
             ),
             (
                 "ignore.addresses = [\"0.0.0.0/0\"]",
@@ -491,8 +534,12 @@ mod tests {
                 "takes a path without NUL characters, not \"/a\\0b\"",
             ),
             (
-                "history.resolve = true",
-                "history.resolve = true is not available in this version; leave it at false",
+                "history.blocked = \"blocked\"",
+                "history.blocked takes a path that begins with /",
+            ),
+            (
+                "history.resolve = \"yes\"",
+                "history.resolve takes true or false, not \"yes\"",
             ),
             (
                 &long,

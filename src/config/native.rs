@@ -1,6 +1,7 @@
 //! The native configuration: TOML text into [`Config`], the files beside it merged over it, all complaints at once.
 //!
-//! What each key takes stands in `keys.rs`, what must fit between keys in `fit.rs`; here are files and sections.
+//! What each key takes stands in `keys.rs`, what must fit between keys in `fit.rs`; here are files and sections. The
+//! main file may be 1.2's, which `legacy.rs` reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,30 +16,31 @@ use super::complaint::{Complaint, Complaints, quoted, suggestion};
 use super::fit::misfits;
 use super::syntax::{Readable, utf8};
 use super::value::{Fault, Value};
-use super::{Config, Control, cannot_read, keys, read_file};
+use super::{
+    Config, Control, IgnoreFile, Loaded, WatchMode, cannot_read, is_legacy, keys, legacy, read_file,
+};
 
 /// A larger file is refused.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Reads the file at `path` and those in the directory `<path>.d`.
-pub(super) fn load(path: &Path) -> Result<Config, Complaints> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "conf")
-    {
-        return Err(Complaint::about(
-            path,
-            "a 1.2 configuration is not read by this version; write its settings into \
-             /etc/portsentry/portsentry.toml and leave -c out, or name a .toml file",
-        )
-        .into());
+/// Reads the file at `path` and those in the directory `<path>.d`. The modes are for a file of 1.2's.
+pub(super) fn load(path: &Path, modes: &BTreeSet<WatchMode>) -> Result<Loaded, Complaints> {
+    let mut draft = Draft::of(path, modes);
+    let mut warnings = std::mem::take(&mut draft.warnings);
+    let config = draft.finish()?;
+    if is_legacy(path) && config.command.ban.is_some() && config.command.unban.is_none() {
+        warnings.push(
+            "KILL_ROUTE is run as it stands, and nothing undoes it when a ban ends; \
+             write a command that does into unban of [command]"
+                .to_owned(),
+        );
     }
-    Draft::of(path).finish()
+    Ok(Loaded { config, warnings })
 }
 
 /// `[control]` of the same files, whatever else is wrong with them.
 pub(super) fn control(path: &Path) -> Control {
-    Draft::of(path).config.control
+    Draft::of(path, &BTreeSet::new()).config.control
 }
 
 /// Reads `text` as the whole configuration; `file` is what complaints cite.
@@ -58,14 +60,27 @@ struct Draft {
     failed: BTreeSet<&'static str>,
     /// A file could not be read in whole: keys may be missing.
     torn: bool,
+    warnings: Vec<String>,
     complaints: Complaints,
 }
 
 impl Draft {
     /// The file at `path` and those in the directory `<path>.d`.
-    fn of(path: &Path) -> Self {
+    fn of(path: &Path, modes: &BTreeSet<WatchMode>) -> Self {
         let mut draft = Self::default();
-        draft.read(path);
+        if is_legacy(path) {
+            draft.read_legacy(path, modes);
+        } else {
+            draft.read(path);
+        }
+        if !is_legacy(path) && !modes.is_empty() {
+            draft.complaints.add(|| {
+                Complaint::about(
+                    path,
+                    "modes can be given for a 1.2 configuration alone, a file named *.conf; here they stand in tcp.mode and udp.mode",
+                )
+            });
+        }
         for path in draft.drop_ins(path) {
             draft.read(&path);
         }
@@ -83,6 +98,49 @@ impl Draft {
                 self.complaints.add(|| complaint);
             }
         }
+    }
+
+    /// Takes 1.2's configuration in these modes, or else in those its init scripts start it in.
+    fn read_legacy(&mut self, path: &Path, modes: &BTreeSet<WatchMode>) {
+        let modes = match modes.is_empty() {
+            true => legacy::modes::of(path),
+            false => Ok(modes.clone()),
+        };
+        let modes = modes.unwrap_or_else(|complaint| {
+            self.torn = true;
+            self.complaints.add(|| complaint);
+            BTreeSet::new()
+        });
+        let bytes = match read_file(path, MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.torn = true;
+                self.complaints
+                    .add(|| Complaint::about(path, cannot_read(&error)));
+                return;
+            }
+        };
+        // Comments may be in any encoding.
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let read = legacy::parse(path, &text, &modes);
+        self.config = read.config;
+        self.warnings = read.warnings;
+        self.torn |= !read.complaints.is_empty();
+        self.complaints.append(read.complaints);
+        let places = read.places.into_iter();
+        self.places
+            .extend(places.map(|(key, span)| (key, (self.files.len(), span))));
+        self.files.push((path.to_owned(), text));
+
+        let files = &mut self.config.ignore.files;
+        let beside = files
+            .first()
+            .map(|file| file.path.with_file_name("portsentry.ignore.static"));
+        files.extend(
+            beside
+                .filter(|beside| beside.exists() && files.iter().all(|file| file.path != *beside))
+                .map(IgnoreFile::new),
+        );
     }
 
     /// The files to be merged over that at `path`: `*.toml` in `<path>.d`, in the order of their names.
@@ -168,16 +226,16 @@ impl Draft {
     fn walk_section(&mut self, file: usize, section: &str, content: &DeTable<'_>) -> Vec<Fault> {
         let mut faults = Vec::new();
         for (name, value) in content {
-            let Some((key, read)) = keys::find(section, name.get_ref()) else {
+            let Some(key) = keys::find(section, name.get_ref()) else {
                 faults.push(Fault {
                     span: name.span(),
                     message: unknown_key(section, name.get_ref()),
                 });
                 continue;
             };
-            self.places.insert(key, (file, place(name, value)));
-            if let Err(wrong) = read(&mut self.config, &Value::new(key, value)) {
-                self.failed.insert(key);
+            self.places.insert(key.name, (file, place(name, value)));
+            if let Err(wrong) = (key.read)(&mut self.config, &Value::new(key.name, value)) {
+                self.failed.insert(key.name);
                 faults.extend(wrong);
             }
         }
@@ -189,14 +247,21 @@ impl Draft {
         for misfit in misfits(&self.config) {
             // Where a part could not be read, its own complaint comes first.
             let unread = misfit.keys.iter().any(|key| self.failed.contains(key));
-            let place = misfit.keys.iter().find_map(|key| self.places.get(key));
-            let Some((file, span)) = place.filter(|_| !unread && !self.torn) else {
-                continue; // that something is set is certain otherwise: the defaults fit
-            };
-            if let Some((path, text)) = self.files.get(*file) {
-                self.complaints
-                    .add(|| Complaint::at(path, text, span.clone(), misfit.message));
+            if unread || self.torn {
+                continue;
             }
+            let place = misfit.keys.iter().find_map(|key| self.places.get(key));
+            let place = place.and_then(|(file, span)| Some((self.files.get(*file)?, span)));
+            self.complaints.add(|| match (place, self.files.first()) {
+                (Some(((path, text), span)), _) => {
+                    Complaint::at(path, text, span.clone(), misfit.message)
+                }
+                // Set by none of the keys, as only 1.2's file can do: the defaults fit.
+                (None, first) => Complaint::about(
+                    first.map_or(Path::new(""), |(path, _)| path),
+                    misfit.message,
+                ),
+            });
         }
         self.complaints.or(self.config)
     }
@@ -246,7 +311,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::Mode;
+    use super::super::{Mode, load};
     use super::*;
 
     fn complaints(text: &str) -> String {
@@ -274,12 +339,12 @@ mod tests {
     fn all_complaints_come_at_once_each_with_its_place() {
         assert_eq!(
             complaints(
-                "[tcp]\r\nmode = \"connect\"\r\nbelow 10\r\nports = [23, \"30-20\"]\r\n\
+                "[tcp]\r\nmode = \"conect\"\r\nbelow 10\r\nports = [23, \"30-20\"]\r\n\
                  [detct]\r\ntrigger = 3\r\n[ban]\r\n\tdurration = \"3d\"\r\nmax = \"5m\"\r\n"
             ),
-            r#"/p.toml:2:8: tcp.mode "connect" is not available in this version; known: "advanced", "stealth", "off"
-  mode = "connect"
-         ^~~~~~~~~
+            r#"/p.toml:2:8: tcp.mode does not know "conect"; did you mean "connect"?
+  mode = "conect"
+         ^~~~~~~~
 /p.toml:3:7: a key without a value; write key = value
   below 10
         ^
@@ -478,9 +543,8 @@ mod tests {
             shown(dir.path()).ends_with(": cannot read the file: it is a directory; name a file")
         );
         assert!(
-            shown(&at("portsentry.conf")).contains(
-                "/portsentry.conf: a 1.2 configuration is not read by this version; write"
-            )
+            shown(&at("portsentry.conf"))
+                .contains("/portsentry.conf: cannot read the file: there is no such file")
         );
         fs::write(at("p.toml.d"), "").unwrap();
         assert!(shown(&path).contains("/p.toml.d: cannot list its files: "));

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeValue};
 
 use super::complaint::{quoted, suggestion};
-use super::ignore;
+use super::{CommandLine, LogRate, ignore};
 
 /// What stands behind a key, and where.
 #[derive(Clone, Debug)]
@@ -36,6 +36,20 @@ pub(super) const MAX_FAULTS: usize = super::complaint::Complaints::MAX + 1;
 
 /// Longer is for ever, and must be said so: time arithmetic need not fear it then.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// What `nftables.log` counts in.
+pub(super) const LOG_UNITS: &[(&str, Duration)] = &[
+    ("second", Duration::from_secs(1)),
+    ("minute", Duration::from_secs(60)),
+    ("hour", Duration::from_secs(3600)),
+    ("day", Duration::from_secs(24 * 3600)),
+];
+
+/// A longer banner is refused: it is said to everybody who connects.
+pub(super) const BANNER_BYTES: usize = 1024;
+
+/// What commands are told.
+const PLACEHOLDERS: &[&str] = &["{source}", "{port}", "{mode}"];
 
 /// What the kernel takes in `sun_path`, without the NUL.
 const SOCKET_PATH_BYTES: usize = 107;
@@ -204,18 +218,7 @@ impl<'a> Value<'a> {
 
     /// Ports and ranges of ports, in order, each once.
     pub(super) fn ports(&self) -> Result<Vec<RangeInclusive<u16>>, Faults> {
-        let mut ranges = self.list("[23, \"135-139\"]", Self::port_range)?;
-        ranges.sort_by_key(|range| *range.start());
-        let mut merged: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            match merged.last_mut() {
-                Some(last) if u32::from(*range.start()) <= u32::from(*last.end()) + 1 => {
-                    *last = *last.start()..=*range.end().max(last.end());
-                }
-                _ => merged.push(range),
-            }
-        }
-        Ok(merged)
+        self.list("[23, \"135-139\"]", Self::port_range).map(merged)
     }
 
     /// A port, or two with a dash between.
@@ -229,11 +232,6 @@ impl<'a> Value<'a> {
                 .and_then(|port| u16::try_from(port).ok())
                 .map(|port| port..=port)
                 .ok_or_else(|| self.refuse(TAKES));
-        };
-        let port = |text: &str| -> Option<u16> {
-            let text = text.trim();
-            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse().ok()).flatten()
         };
         let Some((first, last)) = text.split_once('-') else {
             return Err(match port(text) {
@@ -257,16 +255,16 @@ impl<'a> Value<'a> {
     /// The path of a file, from `/` on.
     pub(super) fn path(&self) -> Result<PathBuf, Faults> {
         let text = self.text()?;
-        if !text.starts_with('/') {
-            return Err(self.refuse("a path that begins with /"));
-        }
-        if text.contains('\0') {
-            return Err(self.refuse("a path without NUL characters"));
-        }
-        if text.ends_with('/') || text.ends_with("/.") || text.ends_with("/..") {
-            return Err(self.refuse("the path of a file in a directory"));
-        }
-        Ok(text.into())
+        file_path(text).map_err(|takes| self.refuse(takes))
+    }
+
+    /// The path of a file, or nothing: an empty text.
+    pub(super) fn path_or_none(&self) -> Result<Option<PathBuf>, Faults> {
+        Ok(if self.text()?.is_empty() {
+            None
+        } else {
+            Some(self.path()?)
+        })
     }
 
     /// The path of a socket, which the kernel wants short.
@@ -279,6 +277,78 @@ impl<'a> Value<'a> {
             )));
         }
         Ok(path)
+    }
+
+    /// At most so many in so long, or nothing: an empty text.
+    pub(super) fn log_rate(&self) -> Result<Option<LogRate>, Faults> {
+        let text = self.text()?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.split_once('/')
+            .and_then(|(packets, unit)| LogRate::new(packets, |name| name == unit))
+            .map(Some)
+            .ok_or_else(|| {
+                self.refuse(
+                    "1 to 1000000 a \"second\", \"minute\", \"hour\" or \"day\", such as \"3/minute\", or \"\"",
+                )
+            })
+    }
+
+    /// A line of hosts.deny, with a place for the address.
+    pub(super) fn hosts_line(&self) -> Result<String, Faults> {
+        let text = self.text()?;
+        hosts_line(text).map_err(|message| self.fault(format!("{} {message}", quoted(text))))?;
+        Ok(text.to_owned())
+    }
+
+    /// A program with its arguments, a line for the shell, or nothing: an empty list or text.
+    pub(super) fn command(&self) -> Result<Option<CommandLine>, Faults> {
+        const EXAMPLE: &str = "[\"/usr/local/bin/notify\", \"{source}\"]";
+        let no_nul = |element: &Self| match element.text()? {
+            text if text.contains('\0') => Err(element.refuse("words without NUL characters")),
+            text => Ok(text),
+        };
+        if self.inner.as_str().is_some() {
+            let line = no_nul(self)?;
+            let given = !line.trim().is_empty();
+            return Ok(given.then(|| CommandLine::Shell(line.to_owned())));
+        }
+        if !self.is_list() {
+            return Err(self.refuse(&format!(
+                "a list such as {EXAMPLE}, or a line for the shell in quotes"
+            )));
+        }
+        let words = self.list(EXAMPLE, |element| {
+            let word = no_nul(element)?;
+            if let Some(unknown) = placeholders(word).find(|name| !PLACEHOLDERS.contains(name)) {
+                return Err(element.fault(format!(
+                    "does not know {}{}",
+                    quoted(unknown),
+                    suggestion(unknown, PLACEHOLDERS, "\"", "\"")
+                )));
+            }
+            Ok(word.to_owned())
+        })?;
+        if words
+            .first()
+            .is_some_and(|program| program.trim().is_empty())
+        {
+            return Err(self.fault("names no program; the first word must be one"));
+        }
+        Ok((!words.is_empty()).then_some(CommandLine::Argv(words)))
+    }
+
+    /// A text that is not too long to be said to everybody.
+    pub(super) fn banner(&self) -> Result<String, Faults> {
+        let text = self.text()?;
+        if text.len() > BANNER_BYTES {
+            return Err(self.fault(format!(
+                "has {} bytes; write {BANNER_BYTES} at most",
+                text.len()
+            )));
+        }
+        Ok(text.to_owned())
     }
 
     /// An address or a prefix.
@@ -327,4 +397,82 @@ impl<'a> Value<'a> {
 /// The number, unless it is beyond 64 bits.
 fn whole(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+impl LogRate {
+    /// `packets` in digits, each unit's name being asked for by `is_unit`.
+    pub(super) fn new(packets: &str, is_unit: impl Fn(&str) -> bool) -> Option<Self> {
+        let digits = packets.bytes().all(|byte| byte.is_ascii_digit());
+        let packets = packets.parse().ok().filter(|_| digits)?;
+        let (_, per) = LOG_UNITS.iter().find(|(name, _)| is_unit(name))?;
+        (1..=1_000_000)
+            .contains(&packets)
+            .then_some(Self { packets, per: *per })
+    }
+}
+
+/// The port that `text` names in digits, with or without blanks around them.
+pub(super) fn port(text: &str) -> Option<u16> {
+    let text = text.trim();
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// The same ports in order, each once.
+pub(super) fn merged(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    ranges.sort_by_key(|range| *range.start());
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if u32::from(*range.start()) <= u32::from(*last.end()) + 1 => {
+                *last = *last.start()..=*range.end().max(last.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The path of a file from `/` on, or what such a path is.
+pub(super) fn file_path(text: &str) -> Result<PathBuf, &'static str> {
+    if !text.starts_with('/') {
+        Err("a path that begins with /")
+    } else if text.contains('\0') {
+        Err("a path without NUL characters")
+    } else if text.ends_with('/') || text.ends_with("/.") || text.ends_with("/..") {
+        Err("the path of a file in a directory")
+    } else {
+        Ok(text.into())
+    }
+}
+
+/// Whether `line` shuts an address out when tcp_wrappers reads it; if not, cause and remedy.
+pub(super) fn hosts_line(line: &str) -> Result<(), &'static str> {
+    let mut clients = line
+        .split(':')
+        .nth(1)
+        .unwrap_or_default()
+        .split([' ', '\t', ',']);
+    if line.contains(['\n', '\r', '\0']) {
+        Err("is more than one line; write a single one")
+    } else if line.contains('#') {
+        Err("has a \"#\", but what follows it would be read as clients too; take it out")
+    } else if line.trim_end().ends_with('\\') {
+        Err("ends in a backslash, which would join it to the next line; take it out")
+    } else if !clients.any(|client| client == "{source}") {
+        Err("has no client {source}; write a line such as \"ALL: {source}\"")
+    } else {
+        Ok(())
+    }
+}
+
+/// What stands in braces and could be meant as a placeholder: letters and underscores.
+fn placeholders(word: &str) -> impl Iterator<Item = &str> {
+    word.match_indices('{').filter_map(move |(start, _)| {
+        let rest = &word[start..];
+        let end = rest.find('}')?;
+        let name = &rest[1..end];
+        let meant = !name.is_empty() && name.chars().all(|c| c.is_alphabetic() || c == '_');
+        meant.then(|| &rest[..=end])
+    })
 }
