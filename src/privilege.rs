@@ -1,4 +1,4 @@
-//! The two capabilities that portsentry needs: whether it has them, and getting rid of all others.
+//! The capabilities that portsentry needs: whether it has them, and getting rid of all others.
 //!
 //! Changing the user is for `daemon`.
 
@@ -10,16 +10,25 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl;
 
-/// CAP_NET_ADMIN changes nftables, CAP_NET_RAW sees packets.
-const NEEDED: [(Capability, &str); 2] = [
+/// What is needed, by what is to be done. CAP_NET_ADMIN, to change nftables, and CAP_NET_RAW, to see packets, always are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// CAP_NET_BIND_SERVICE, to listen on ports below 1024, at once or later.
+    pub low_ports: bool,
+}
+
+/// Each with its name.
+const ALWAYS: [(Capability, &str); 2] = [
     (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
     (Capability::CAP_NET_RAW, "CAP_NET_RAW"),
 ];
+const LOW_PORTS: (Capability, &str) = (Capability::CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE");
 
 /// Capabilities that are needed and not there. Its text says how to give them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
     names: Vec<&'static str>,
+    needs: Needs,
     program: PathBuf,
 }
 
@@ -41,12 +50,12 @@ pub enum Error {
 
 /// Which of the needed capabilities the calling thread lacks, by name: `CAP_NET_ADMIN`.
 #[must_use]
-pub fn missing() -> Vec<&'static str> {
+pub fn missing(needs: Needs) -> Vec<&'static str> {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
-    NEEDED
-        .iter()
+    needs
+        .capabilities()
         .filter(|(capability, _)| !effective.contains(capability))
-        .map(|(_, name)| *name)
+        .map(|(_, name)| name)
         .collect()
 }
 
@@ -54,16 +63,20 @@ pub fn missing() -> Vec<&'static str> {
 ///
 /// # Errors
 /// When it lacks a capability: the text names it and the ways to give it.
-pub fn require() -> Result<(), Missing> {
-    let names = missing();
+pub fn require(needs: Needs) -> Result<(), Missing> {
+    let names = missing(needs);
     if names.is_empty() {
         return Ok(());
     }
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("portsentry"));
-    Err(Missing { names, program })
+    Err(Missing {
+        names,
+        needs,
+        program,
+    })
 }
 
-/// Reduces the calling thread's permitted and effective capabilities to exactly the needed two, and takes all others
+/// Reduces the calling thread's permitted and effective capabilities to exactly the needed ones, and takes all others
 /// out of its inheritable, ambient and bounding sets. Then neither it nor a program it starts can gain any through a
 /// set-user-ID program or one with capabilities of its own.
 ///
@@ -73,8 +86,8 @@ pub fn require() -> Result<(), Missing> {
 /// # Errors
 /// When the needed capabilities are not permitted, or the kernel refuses. The bounding set is left as it is without
 /// CAP_SETPCAP, as the other sets and no_new_privs keep programs from drawing on it.
-pub fn drop_to_needed() -> Result<(), Error> {
-    let needed: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
+pub fn drop_to_needed(needs: Needs) -> Result<(), Error> {
+    let needed = needs.set();
 
     let permitted = read(CapSet::Permitted)?;
     if permitted.contains(&Capability::CAP_SETPCAP) {
@@ -101,17 +114,34 @@ pub fn drop_to_needed() -> Result<(), Error> {
     prctl::set_no_new_privs().map_err(Error::NoNewPrivileges)
 }
 
+impl Needs {
+    fn capabilities(self) -> impl Iterator<Item = (Capability, &'static str)> {
+        ALWAYS
+            .into_iter()
+            .chain(self.low_ports.then_some(LOW_PORTS))
+    }
+
+    fn set(self) -> CapsHashSet {
+        self.capabilities()
+            .map(|(capability, _)| capability)
+            .collect()
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = self.program.display();
+        let needed: Vec<&str> = self.needs.capabilities().map(|(_, name)| name).collect();
         write!(
             f,
-            "{} missing: run as root; or once: setcap cap_net_admin,cap_net_raw+ep {program}; \
-             or in the systemd unit: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
+            "{} missing: run as root; or once: setcap {}+ep {program}; \
+             or in the systemd unit: AmbientCapabilities={}",
             match self.names.as_slice() {
                 [one] => format!("{one} is"),
                 several => format!("{} are", several.join(" and ")),
-            }
+            },
+            needed.join(",").to_lowercase(),
+            needed.join(" "),
         )
     }
 }
@@ -143,12 +173,17 @@ fn failed(kind: CapSet) -> impl Fn(CapsError) -> Error {
 mod tests {
     use std::fs::{self, File, Permissions};
     use std::io::ErrorKind;
+    use std::net::TcpListener;
     use std::os::unix::fs::{PermissionsExt, chown};
     use std::thread;
 
+    use nix::sched::{CloneFlags, unshare};
     use socket2::{Domain, Socket, Type};
 
     use super::*;
+
+    const PACKETS: Needs = Needs { low_ports: false };
+    const LISTENING: Needs = Needs { low_ports: true };
 
     /// Capabilities are a thread's own: this one may lose them.
     fn in_a_thread(test: impl FnOnce() + Send + 'static) {
@@ -165,16 +200,16 @@ mod tests {
             chown(&secret, Some(65534), Some(65534)).expect("this test needs root");
             File::open(&secret).expect("root reads everything, before");
 
-            drop_to_needed().unwrap();
+            drop_to_needed(PACKETS).unwrap();
 
             Socket::new(Domain::PACKET, Type::DGRAM, None).expect("packets are seen");
-            assert_eq!(require(), Ok(()));
+            assert_eq!(require(PACKETS), Ok(()));
             let error = File::open(&secret).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied);
             let error = chown(&secret, Some(0), Some(0)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 
-            let needed: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
+            let needed = PACKETS.set();
             for exact in [CapSet::Permitted, CapSet::Effective, CapSet::Bounding] {
                 assert_eq!(caps::read(None, exact).unwrap(), needed);
             }
@@ -182,28 +217,43 @@ mod tests {
                 assert!(caps::read(None, at_most).unwrap().is_subset(&needed));
             }
             assert_eq!(prctl::get_no_new_privs(), Ok(true));
-            drop_to_needed().expect("a second time changes nothing");
+            drop_to_needed(PACKETS).expect("a second time changes nothing");
         });
+    }
+
+    #[test]
+    fn low_ports_can_be_bound_after_the_drop_only_if_they_are_needed() {
+        for (needs, bound) in [(LISTENING, true), (PACKETS, false)] {
+            in_a_thread(move || {
+                // A network where nobody has the port, nor has changed which are low.
+                unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
+                drop_to_needed(needs).unwrap();
+                assert_eq!(require(needs), Ok(()));
+                let low = TcpListener::bind("0.0.0.0:7");
+                assert_eq!(low.is_ok(), bound, "{low:?}");
+                assert_eq!(missing(LISTENING).is_empty(), bound);
+            });
+        }
     }
 
     #[test]
     fn the_effective_set_may_be_empty_as_after_a_change_of_user() {
         in_a_thread(|| {
             caps::clear(None, CapSet::Effective).unwrap();
-            assert_eq!(missing(), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
-            drop_to_needed().expect("this test needs root");
-            assert_eq!(require(), Ok(()));
+            assert_eq!(missing(PACKETS), ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
+            drop_to_needed(PACKETS).expect("this test needs root");
+            assert_eq!(require(PACKETS), Ok(()));
         });
     }
 
     #[test]
     fn the_bounding_set_stays_where_it_may_not_be_touched() {
         in_a_thread(|| {
-            let needed: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
+            let needed = PACKETS.set();
             caps::set(None, CapSet::Effective, &needed).expect("this test needs root");
             caps::set(None, CapSet::Permitted, &needed).unwrap();
             let before = caps::read(None, CapSet::Bounding).unwrap();
-            drop_to_needed().unwrap();
+            drop_to_needed(PACKETS).unwrap();
             assert_eq!(caps::read(None, CapSet::Bounding).unwrap(), before);
         });
     }
@@ -212,8 +262,8 @@ mod tests {
     fn what_is_missing_is_named_with_the_ways_to_give_it() {
         in_a_thread(|| {
             caps::drop(None, CapSet::Effective, Capability::CAP_NET_RAW).unwrap();
-            assert_eq!(missing(), ["CAP_NET_RAW"]);
-            let missing = require().unwrap_err().to_string();
+            assert_eq!(missing(PACKETS), ["CAP_NET_RAW"]);
+            let missing = require(PACKETS).unwrap_err().to_string();
             let program = std::env::current_exe().unwrap();
             assert_eq!(
                 missing,
@@ -224,8 +274,19 @@ mod tests {
                     program.display()
                 )
             );
+            caps::drop(None, CapSet::Effective, Capability::CAP_NET_BIND_SERVICE).unwrap();
+            let missing = require(LISTENING).unwrap_err().to_string();
+            assert_eq!(
+                missing,
+                format!(
+                    "CAP_NET_RAW and CAP_NET_BIND_SERVICE are missing: run as root; \
+                     or once: setcap cap_net_admin,cap_net_raw,cap_net_bind_service+ep {}; \
+                     or in the systemd unit: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE",
+                    program.display()
+                )
+            );
             caps::clear(None, CapSet::Permitted).unwrap();
-            drop_to_needed().unwrap_err();
+            drop_to_needed(PACKETS).unwrap_err();
         });
     }
 }

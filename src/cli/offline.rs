@@ -61,7 +61,7 @@ pub(super) fn unban(
 }
 
 fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
-    privilege::require()?;
+    privilege::require(privilege::Needs::default())?;
     let _lock = StateLock::acquire(&config.history.file)?;
     let history = match History::open(&config.history.file) {
         Ok(history) => history,
@@ -183,7 +183,7 @@ fn all_active(history: &History, now: Now) -> Result<Vec<Ban>, history::Error> {
 
 /// Takes down what the responders made. A running daemon would put it back, so there must be none.
 pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> {
-    privilege::require()?;
+    privilege::require(privilege::Needs::default())?;
     // The lock belongs to the history file: a daemon that was started with another one does not hold it.
     if let Some(daemon) = daemon(config)? {
         return Err(Failure::from(format!(

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{Daemon, Errands, Failed, Later, clients::Clients, follow, notices};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
-use crate::config::{self, Complaints, Loaded, WatchMode};
+use crate::config::{self, Complaints, Config, Loaded, Mode, WatchMode};
 use crate::control::Server;
 use crate::engine::Engine;
 use crate::guard::Guard;
@@ -25,7 +25,7 @@ use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{self, Flows, Host, Services};
 use crate::policy::{MAX_PAST, Past};
-use crate::privilege;
+use crate::privilege::{self, Needs};
 use crate::respond::{self, Held, Holdings, Prepared, Responders};
 
 /// Why the daemon does not start, or does not go on.
@@ -176,7 +176,8 @@ impl Daemon {
         let Loaded { config, warnings } = config::load_with(config_path, &modes)?;
         notices::warnings(&warnings);
         let ignored = config::ignore::read(&config.ignore)?;
-        privilege::require()?;
+        let needs = needs_of(&config);
+        privilege::require(needs)?;
         let lock = StateLock::acquire(&config.history.file)?;
         let history = History::open(&config.history.file)?;
         let signals = block_signals().map_err(Error::event_loop("receive signals"))?;
@@ -201,7 +202,7 @@ impl Daemon {
         })?;
         let reader = History::open_read_only(&config.history.file)?;
         let errands = Errands::start(&config).map_err(Error::thread("start threads"))?;
-        privilege::drop_to_needed()?;
+        privilege::drop_to_needed(needs)?;
 
         let now = Now::read();
         let mut text = TextFiles::of(&config.history);
@@ -287,6 +288,15 @@ impl Daemon {
             Some(adoption) => self.add(adoption.done.as_fd(), super::Token::Adoption),
             None => Ok(()),
         }
+    }
+}
+
+/// What the daemon has to do with this configuration.
+fn needs_of(config: &Config) -> Needs {
+    Needs {
+        low_ports: config
+            .watch_modes()
+            .any(|watch| watch.mode == Mode::Connect),
     }
 }
 
