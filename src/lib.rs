@@ -7,6 +7,7 @@ pub mod clock;
 pub mod source;
 
 pub mod capture;
+pub mod listen;
 pub mod probe;
 
 pub mod detect;

@@ -90,6 +90,26 @@ pub(crate) fn fork() -> io::Result<ForkResult> {
     Ok(result?)
 }
 
+/// Has the kernel forget each connection of this listener as soon as our closing it has been acknowledged (`TCP_LINGER2` below
+/// zero, which accepted sockets inherit): no FIN_WAIT2 and no TIME_WAIT. What the peer sends after that is answered with a reset.
+///
+/// # Errors
+/// Whatever setsockopt(2) says: a socket that is not TCP's does not know the option.
+pub(crate) fn forget_closed_connections(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let never: libc::c_int = -1;
+    // SAFETY: `never` is an initialised int that outlives the call, and the length is its own. The kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_LINGER2,
+            (&raw const never).cast(),
+            length_of(&never),
+        )
+    };
+    check(result)
+}
+
 /// The size of a value that the kernel is handed.
 fn length_of<T>(value: &T) -> libc::socklen_t {
     libc::socklen_t::try_from(size_of_val(value)).expect("the structures here are small")
