@@ -18,6 +18,7 @@ use crate::{daemon, log};
 use flags::Flags;
 
 mod ban;
+mod convert;
 mod flags;
 mod history;
 mod list;
@@ -47,6 +48,8 @@ enum Command {
         /// The file to check instead of the one in use
         file: Option<PathBuf>,
     },
+    /// Print a configuration, such as that of portsentry 1.2, as a complete and explained native one
+    Convert(convert::Convert),
     /// Tell how the daemon is; exit status 1 when none runs or when bans are not in force
     Status(Output),
     /// List the bans in force
@@ -121,6 +124,7 @@ impl Cli {
                 other => Failure::from(other.to_string()),
             }),
             Command::Check { file } => check(&file.clone().unwrap_or_else(|| self.path())),
+            Command::Convert(convert) => convert.run(&self.path()),
             Command::Status(output) => status::run(&self.client(), *output),
             Command::List(output) => list::run(&self.client(), *output),
             Command::Ban(ban) => ban.run(&self.client()),

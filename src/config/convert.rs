@@ -21,6 +21,11 @@ const CHOICES: &[(&str, &str)] = &[
         "as 1.2, scans that the firewall stops are not seen; \"packet\" sees them",
     ),
     (
+        "tcp.mode",
+        "1.2 was told with flags; this is what was given, or else what its init scripts would start",
+    ),
+    ("udp.mode", "likewise"),
+    (
         "ban.duration",
         "1.2 never let anybody in again; \"ever\" does as it did",
     ),

@@ -476,6 +476,14 @@ mod tests {
                 "has no client {source}",
             ),
             (
+                "hosts-deny.line = \" : {source}\"",
+                "has no client {source}",
+            ),
+            (
+                "hosts-deny.line = \"ALL: ALL EXCEPT {source}\"",
+                "would shut out others than {source}",
+            ),
+            (
                 "hosts-deny.line = \"ALL: {source} # scan\"",
                 "has a \"#\", but what follows it would be read as clients too; take it out",
             ),

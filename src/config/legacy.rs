@@ -14,7 +14,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::complaint::{Complaint, Complaints, quoted};
+use super::complaint::{Complaint, Complaints, printable, quoted};
 use super::value::{BANNER_BYTES, file_path, merged, port};
 use super::{
     BanRules, Capture, Config, Detect, History, Ignore, IgnoreFile, Listen, Log, Method, Mode,
@@ -40,7 +40,7 @@ const DURATION: Duration = Duration::from_secs(24 * 3600);
 /// The most that `detect.trigger` takes.
 const MAX_TRIGGER: u16 = 64;
 
-/// Files at this path are nowhere: none are written.
+/// A file at this path is none.
 const NOWHERE: &str = "/dev/null";
 
 /// Reads `text` as 1.2's configuration for these modes; `file` is what complaints and warnings cite.
@@ -75,24 +75,25 @@ struct Notes<'a> {
 }
 
 impl Notes<'_> {
-    /// Warns of something at a place, as far as there are not too many warnings already.
-    fn warn(&mut self, at: usize, message: impl AsRef<str>) {
+    /// Warns of one line among many that may be alike. Words are made only as long as there are not too many.
+    fn warn_of_line(&mut self, at: usize, message: impl FnOnce(&Self) -> String) {
         if self.warnings.len() < Complaints::MAX {
-            let line = self.line(at);
-            let file = super::complaint::printable(&self.file.to_string_lossy());
-            self.say(format!("{file}:{line}: {}", message.as_ref()));
-        } else {
-            self.say("");
+            self.warn(at, message(self));
+        } else if self.warnings.len() == Complaints::MAX {
+            self.say("there is more of that kind");
         }
+    }
+
+    /// Warns of something at a place.
+    fn warn(&mut self, at: usize, message: impl AsRef<str>) {
+        let file = printable(&self.file.to_string_lossy());
+        let line = self.line(at);
+        self.say(format!("{file}:{line}: {}", message.as_ref()));
     }
 
     /// Warns in these words alone.
     fn say(&mut self, message: impl Into<String>) {
-        match self.warnings.len() {
-            Complaints::MAX => self.warnings.push("there is more of that kind".to_owned()),
-            more if more > Complaints::MAX => {}
-            _ => self.warnings.push(message.into()),
-        }
+        self.warnings.push(message.into());
     }
 
     fn refuse(&mut self, span: Range<usize>, message: impl Into<String>) {
@@ -167,7 +168,7 @@ impl<'a> Reader<'a> {
             },
             ignore: Ignore {
                 files: self
-                    .path("IGNORE_FILE")
+                    .somewhere("IGNORE_FILE")
                     .map(IgnoreFile::new)
                     .into_iter()
                     .collect(),
@@ -223,7 +224,7 @@ impl<'a> Reader<'a> {
         u32::try_from(good).unwrap_or(0)
     }
 
-    /// A list of ports and ranges of them. One that is not `needed` is warned of where it is bad.
+    /// A list of ports and ranges of them. One that is not `needed` is warned of where it is bad first.
     fn ports(
         &mut self,
         key: &'static str,
@@ -235,6 +236,7 @@ impl<'a> Reader<'a> {
         };
         self.place(native, Some(setting));
         let mut ranges = Vec::new();
+        let mut warned = false;
         let mut start = setting.start;
         for entry in setting.value.split(',') {
             let span = start..start + entry.len();
@@ -244,9 +246,12 @@ impl<'a> Reader<'a> {
                 Err(wrong) if needed => {
                     self.notes.refuse(span, format!("{key} {wrong}"));
                 }
-                Err(wrong) => self
-                    .notes
-                    .warn(span.start, format!("{key}, which is not in use, {wrong}")),
+                Err(_) if warned => {}
+                Err(wrong) => {
+                    warned = true;
+                    self.notes
+                        .warn(span.start, format!("{key}, which is not in use, {wrong}"));
+                }
             }
         }
         merged(ranges)
@@ -283,9 +288,8 @@ impl<'a> Reader<'a> {
     }
 
     fn history(&mut self, default: History) -> History {
-        let somewhere = |path: &PathBuf| path != Path::new(NOWHERE);
-        let text = self.path("HISTORY_FILE").filter(somewhere);
-        let blocked = self.path("BLOCKED_FILE").filter(somewhere);
+        let text = self.somewhere("HISTORY_FILE");
+        let blocked = self.somewhere("BLOCKED_FILE");
         self.place("history.text", self.settings.get("HISTORY_FILE"));
         self.place("history.blocked", self.settings.get("BLOCKED_FILE"));
         History {
@@ -344,6 +348,11 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// The path of a file that must be named, unless it is the one for nothing.
+    fn somewhere(&mut self, key: &'static str) -> Option<PathBuf> {
+        self.path(key).filter(|path| path != Path::new(NOWHERE))
     }
 
     /// Complains that a key must be there, once.

@@ -448,19 +448,26 @@ pub(super) fn file_path(text: &str) -> Result<PathBuf, &'static str> {
 
 /// Whether `line` shuts an address out when tcp_wrappers reads it; if not, cause and remedy.
 pub(super) fn hosts_line(line: &str) -> Result<(), &'static str> {
-    let mut clients = line
-        .split(':')
-        .nth(1)
+    let mut lists = line.split(':');
+    let services = lists.next().unwrap_or_default();
+    let clients: Vec<&str> = lists
+        .next()
         .unwrap_or_default()
-        .split([' ', '\t', ',']);
+        .split([' ', '\t', ','])
+        .collect();
     if line.contains(['\n', '\r', '\0']) {
         Err("is more than one line; write a single one")
     } else if line.contains('#') {
         Err("has a \"#\", but what follows it would be read as clients too; take it out")
     } else if line.trim_end().ends_with('\\') {
         Err("ends in a backslash, which would join it to the next line; take it out")
-    } else if !clients.any(|client| client == "{source}") {
+    } else if services.trim().is_empty() || !clients.contains(&"{source}") {
         Err("has no client {source}; write a line such as \"ALL: {source}\"")
+    } else if clients
+        .iter()
+        .any(|client| client.eq_ignore_ascii_case("EXCEPT"))
+    {
+        Err("would shut out others than {source}; write a line such as \"ALL: {source}\"")
     } else {
         Ok(())
     }

@@ -75,7 +75,8 @@ fn help_and_version_go_to_standard_output() {
     let said = files.portsentry(&["--help"]);
     assert_eq!(said.status, 0);
     for command in [
-        "run", "check", "status", "list", "ban", "unban", "history", "reload", "withdraw",
+        "run", "check", "convert", "status", "list", "ban", "unban", "history", "reload",
+        "withdraw",
     ] {
         assert!(
             said.out.contains(&format!("\n  {command} ")),
@@ -106,6 +107,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
         &["history", "-n", "-1"],
         &["status", "--xml"],
         &["reload", "now"],
+        &["convert", "--modes", "atcp,tdp"],
     ] {
         let said = files.portsentry(args);
         assert_eq!(
@@ -195,6 +197,48 @@ fn a_configuration_that_is_not_there_is_told() {
     let said = Files::new("").portsentry(&["check", "nowhere.toml"]);
     assert_eq!(said.status, 78, "{said:?}");
     assert!(said.err.contains("nowhere.toml: "), "{said:?}");
+}
+
+#[test]
+fn a_configuration_of_1_2_is_printed_as_a_native_one_with_what_it_could_not_keep() {
+    let files = Files::new("");
+    files.write(
+        "old.conf",
+        "IGNORE_FILE=\"/dev/null\"\nHISTORY_FILE=\"/tmp/h\"\nBLOCKED_FILE=\"/tmp/b\"\nSCAN_TRIGGER=\"2\"\n\
+         ADVANCED_PORTS_TCP=\"1024\"\nBLOCK_TCP=\"1\"\nKILL_ROUTE=\"/sbin/route add $TARGET$ reject\"\nGONE=\"1\"\n",
+    );
+    let said = files.portsentry(&["convert", "old.conf", "--modes", "atcp"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    let warning = "old.conf:8: an unknown key is ignored, as in 1.2: \"GONE\"";
+    assert_eq!(said.err, format!("portsentry: {warning}\n"));
+    for line in [
+        "# Converted from old.conf by portsentry convert.\n",
+        &format!("#  - {warning}\n"),
+        "#  - ban.duration = \"1d\": 1.2 never let anybody in again; \"ever\" does as it did\n",
+        "\ntrigger = 2\n",
+    ] {
+        assert!(said.out.contains(line), "{line}: {}", said.out);
+    }
+    files.write("new.toml", &said.out);
+    let check = files.portsentry(&["check", "new.toml"]);
+    assert_eq!((check.status, check.err.as_str()), (0, ""));
+    let again = files.portsentry(&["convert", "new.toml"]);
+    let settings = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    assert_eq!(settings(&again.out), settings(&said.out));
+
+    let check = files.portsentry(&["check", "old.conf"]);
+    assert_eq!(
+        check.status, 78,
+        "without modes it is tcp and udp: {check:?}"
+    );
+    assert!(check.err.contains("TCP_PORTS is missing"), "{check:?}");
+    let said = files.portsentry(&["convert", "old.conf", "--modes", "tcp"]);
+    assert_eq!((said.status, said.out.as_str()), (78, ""), "{said:?}");
+    let said = files.portsentry(&["convert", "new.toml", "--modes", "tcp"]);
+    assert_eq!((said.status, said.out.as_str()), (78, ""), "{said:?}");
 }
 
 #[test]

@@ -92,15 +92,14 @@ pub(super) fn read<'a>(text: &'a str, notes: &mut Notes<'_>) -> Settings<'a> {
             continue;
         }
         let (Some(key), end) = key(line) else {
-            notes.warn(start, unknown(line));
+            notes.warn_of_line(start, |_| unknown(line));
             continue;
         };
         if let Some(first) = settings.get(key) {
-            let first = notes.line(first.start);
-            notes.warn(
-                start,
-                format!("{key} is set a second time; as in 1.2 line {first} counts, take one out"),
-            );
+            notes.warn_of_line(start, |notes| {
+                let first = notes.line(first.start);
+                format!("{key} is set a second time; as in 1.2 line {first} counts, take one out")
+            });
             continue;
         }
         if settings.is_spoilt(key) {

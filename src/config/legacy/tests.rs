@@ -338,6 +338,7 @@ fn hosts_deny_lines_come_through_as_far_as_they_can() {
             Some("ALL: {source}"),
         ),
         ("ALL: $TARGET$/255.255.255.0", None),
+        ("ALL: ALL EXCEPT $TARGET$", None),
         ("# $TARGET$", None),
     ] {
         let (config, warnings) = with(&format!("KILL_HOSTS_DENY=\"{line}\"\n"));
@@ -612,8 +613,14 @@ fn a_line_of_a_megabyte_is_not_repeated_whole() {
         "tcp",
     );
     assert!(shown.len() < 40_000, "{}", shown.len());
-    let (_, warnings) = with(&"x\n".repeat(100_000));
-    assert_eq!(warnings.len(), Complaints::MAX + 1);
+    let many = format!(
+        "BLOCK_TCP=\"1\"\nKILL_ROUTE=\"x\"\n{}",
+        "BLOCK_TCP=\"2\"\nblock\n".repeat(200_000)
+    );
+    let (_, warnings) = with(&many);
+    assert_eq!(warnings.len(), Complaints::MAX + 3);
+    assert!(warnings[Complaints::MAX].starts_with("there is more"));
+    assert!(warnings[Complaints::MAX + 1].contains("KILL_ROUTE option. Skipping."));
 }
 
 #[test]
@@ -621,11 +628,13 @@ fn files_nowhere_are_not_written() {
     let (config, _) = with("");
     assert!(config.history.text.is_some() && config.history.blocked.is_some());
     let text = FILES
+        .replace("\"/i\"", "\"/dev/null\"")
         .replace("/h/h", "/dev/null")
         .replace("/h/b", "/dev/null");
     let (config, _) = read(&text, "atcp");
     assert_eq!((config.history.text, config.history.blocked), (None, None));
     assert_eq!(config.history.file, Config::default().history.file);
+    assert!(config.ignore.files.is_empty());
 }
 
 /// A directory with Debian's configuration in it, edited.
