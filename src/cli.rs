@@ -124,7 +124,7 @@ impl Cli {
                 other => Failure::from(other.to_string()),
             }),
             Command::Check { file } => check(&file.clone().unwrap_or_else(|| self.path())),
-            Command::Convert(convert) => convert.run(&self.path()),
+            Command::Convert(convert) => convert.run(self.config.as_deref()),
             Command::Status(output) => status::run(&self.client(), *output),
             Command::List(output) => list::run(&self.client(), *output),
             Command::Ban(ban) => ban.run(&self.client()),

@@ -22,6 +22,7 @@ use crate::control::Server;
 use crate::engine::{Engine, Question};
 use crate::history::StateLock;
 use crate::host::{FileWatch, Flows, Host, Services};
+use crate::listen::Listeners;
 use crate::log;
 use crate::probe::Probe;
 
@@ -46,6 +47,7 @@ struct Daemon {
     starter: Option<Starter>,
     engine: Engine,
     capture: Capture,
+    listeners: Listeners,
     /// Reused from batch to batch.
     probes: Vec<Probe>,
     host: Host,
@@ -103,6 +105,7 @@ enum Token {
     Control,
     Program,
     Name,
+    Listen,
     Capture(usize),
     Client(u64),
 }
@@ -193,6 +196,7 @@ impl Daemon {
         } = self.later;
         let due = [
             self.engine.next_deadline(),
+            self.listeners.next_deadline(),
             self.clients.next_deadline(),
             accept,
             host,
@@ -208,6 +212,7 @@ impl Daemon {
     fn handle(&mut self, token: Token, now: Now) -> Result<(), Error> {
         match token {
             Token::Capture(which) => self.packets(which, now),
+            Token::Listen => self.visitors(now),
             Token::Client(id) => self.client_moves(id, now)?,
             Token::Control => self.accept(now)?,
             Token::History => {
@@ -239,6 +244,17 @@ impl Daemon {
             // A socket reports what befell it once, an interface that went down for instance, and goes on.
             warn!("reading packets: {cause}");
         }
+        self.judge(now);
+    }
+
+    /// One batch of those who came to the ports that we listen on; if there are more, the descriptor stays readable.
+    fn visitors(&mut self, now: Now) {
+        self.probes.clear();
+        self.listeners.read(&mut self.probes, now.mono);
+        self.judge(now);
+    }
+
+    fn judge(&mut self, now: Now) {
         let (services, flows) = (&mut self.services, &mut self.flows);
         let mut ask = |question: Question, probe: &Probe| {
             let to = SocketAddr::new(probe.dest, probe.port);
@@ -296,6 +312,13 @@ impl Daemon {
         if is_due(&mut self.later.prune) {
             self.prune(now);
         }
+        if self
+            .listeners
+            .next_deadline()
+            .is_some_and(|at| at <= now.mono)
+        {
+            notices::listening(&self.listeners.retry(now.mono));
+        }
         Ok(())
     }
 
@@ -345,6 +368,7 @@ impl Daemon {
         for (which, fd) in self.capture.fds().enumerate() {
             self.add(fd, Token::Capture(which))?;
         }
+        self.add(self.listeners.fd(), Token::Listen)?;
         self.add(self.host.fd(), Token::Host)?;
         self.add(self.ignore_watch.fd(), Token::Ignore)?;
         self.add(self.engine.recorder().fd(), Token::History)?;
@@ -400,8 +424,9 @@ impl Token {
             Self::Control => 5,
             Self::Program => 6,
             Self::Name => 7,
-            Self::Capture(which) => count(which) << 8 | 8,
-            Self::Client(id) => id << 8 | 9,
+            Self::Listen => 8,
+            Self::Capture(which) => count(which) << 8 | 9,
+            Self::Client(id) => id << 8 | 10,
         }
     }
 
@@ -415,7 +440,8 @@ impl Token {
             5 => Self::Control,
             6 => Self::Program,
             7 => Self::Name,
-            8 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            8 => Self::Listen,
+            9 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -428,7 +454,8 @@ mod tests {
     #[test]
     fn a_token_survives_the_kernel() {
         use Token::{
-            Adoption, Capture, Client, Control, History, Host, Ignore, Name, Program, Signal,
+            Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Name, Program,
+            Signal,
         };
         for token in [
             Signal,
@@ -439,6 +466,7 @@ mod tests {
             Control,
             Program,
             Name,
+            Listen,
             Capture(3),
             Client(0),
             Client(1 << 40),

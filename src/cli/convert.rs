@@ -20,12 +20,9 @@ pub(super) struct Convert {
 
 impl Convert {
     /// Prints the configuration, and its warnings on standard error. `-c` is as good as a file.
-    pub(super) fn run(&self, chosen: &Path) -> Result<(), Failure> {
-        let file = match &self.file {
-            Some(file) => file.clone(),
-            None if chosen != Path::new(config::DEFAULT_PATH) => chosen.to_owned(),
-            None => config::legacy_path(),
-        };
+    pub(super) fn run(&self, chosen: Option<&Path>) -> Result<(), Failure> {
+        let file = self.file.as_deref().or(chosen);
+        let file = file.map_or_else(config::legacy_path, Path::to_owned);
         let loaded = config::load_with(&file, &self.modes.iter().copied().collect())?;
         for warning in &loaded.warnings {
             say(warning);

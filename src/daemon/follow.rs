@@ -8,10 +8,11 @@ use tracing::{error, info, warn};
 use super::{Daemon, Error, HOST_AGAIN, Token, notices};
 use crate::capture::Watched;
 use crate::clock::Now;
-use crate::config::{self, Complaints, Config, Loaded, WatchMode};
+use crate::config::{self, Complaints, Config, Loaded, Mode, Watch, WatchMode};
 use crate::control::Reloaded;
 use crate::history::TextFiles;
 use crate::host::{self, Facts, FileWatch};
+use crate::listen;
 
 impl Daemon {
     /// Reads the configuration again. What has mistakes changes nothing.
@@ -70,6 +71,11 @@ impl Daemon {
         self.capture
             .set_watched(watched_by(&new))
             .map_err(|error| error.to_string())?;
+        let listening = self
+            .listeners
+            .set(listened_by(&new), now.mono)
+            .map_err(|error| error.to_string())?;
+        notices::listening(&listening);
         let interfaces = interfaces_of(&new, self.host.facts());
         self.capture
             .set_interfaces(interfaces)
@@ -171,6 +177,23 @@ pub(super) fn missing_interfaces<'a>(config: &'a Config, facts: &Facts) -> Vec<&
     names
         .filter(|name| facts.index_of(name).is_none())
         .collect()
+}
+
+/// The ports that are to be listened on.
+pub(super) fn listened_by(config: &Config) -> listen::Settings {
+    let ports = |watch: &Watch| {
+        let listens = watch.modes.contains(&Mode::Connect);
+        if listens {
+            watch.ports.clone()
+        } else {
+            Vec::new()
+        }
+    };
+    listen::Settings {
+        tcp: ports(&config.tcp),
+        udp: ports(&config.udp),
+        banner: config.listen.banner.clone(),
+    }
 }
 
 /// The ports that the kernel filter is to let through.

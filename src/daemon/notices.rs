@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use nix::errno::Errno;
 use tracing::{info, warn};
 
 use super::Daemon;
 use crate::config::{Config, Mode, Watch, WatchMode};
 use crate::host::Services;
+use crate::listen::Report;
 use crate::log::alerts::protocol;
 use crate::probe::Protocol;
 
@@ -30,6 +32,20 @@ pub(super) fn warnings(warnings: &[String]) {
     for warning in warnings {
         warn!("{warning}");
     }
+}
+
+/// Which ports we listen on from now on, and which we cannot.
+pub(super) fn listening(report: &Report) {
+    let going = |of, port| info!("adminalert: Going into listen mode on {of} port: {port}");
+    each(&report.listening, |(of, port)| going(protocol(*of), port));
+    each(&report.skipped, |((of, port), cause)| {
+        let of = protocol(*of);
+        going(of, port);
+        warn!("adminalert: ERROR: could not bind {of} socket: {port}. Attempting to continue");
+        if *cause != Errno::EADDRINUSE {
+            warn!("cannot listen on {of} port {port}: {}", cause.desc());
+        }
+    });
 }
 
 impl Daemon {
@@ -65,7 +81,7 @@ fn used_ports(services: &mut Services, protocol: Protocol) -> BTreeSet<u16> {
 
 fn stealth(watch: &Watch, of: Protocol, used: &BTreeSet<u16>) {
     let of = protocol(of);
-    each_port(watch.ports.iter().cloned().flatten(), |port| {
+    each(watch.ports.iter().cloned().flatten(), |port| {
         if used.contains(&port) {
             // It is watched from the moment that it is free; the words are older than that.
             warn!(
@@ -83,7 +99,7 @@ fn advanced(watch: &Watch, of: Protocol, used: &BTreeSet<u16>) {
         watch.below
     );
     let excluded: Vec<u16> = watch.exclude.iter().cloned().flatten().collect();
-    each_port(excluded.iter().copied(), |port| {
+    each(excluded.iter().copied(), |port| {
         info!("adminalert: Advanced mode will manually exclude port: {port} ");
     });
     if excluded.is_empty() {
@@ -92,7 +108,7 @@ fn advanced(watch: &Watch, of: Protocol, used: &BTreeSet<u16>) {
     let of = protocol(of);
     let used = used.iter().filter(|port| u32::from(**port) < watch.below);
     let ignored: BTreeSet<u16> = used.copied().chain(excluded).collect();
-    each_port(ignored, |port| {
+    each(ignored, |port| {
         info!(
             "adminalert: Advanced Stealth scan detection mode activated. Ignored {of} port: {port}"
         );
@@ -100,7 +116,7 @@ fn advanced(watch: &Watch, of: Protocol, used: &BTreeSet<u16>) {
 }
 
 /// A line for each port, up to [`LINES`].
-fn each_port(ports: impl IntoIterator<Item = u16>, line: impl Fn(u16)) {
+fn each<T>(ports: impl IntoIterator<Item = T>, line: impl Fn(T)) {
     let mut ports = ports.into_iter();
     ports.by_ref().take(LINES).for_each(line);
     let more = ports.count();

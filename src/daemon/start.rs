@@ -24,6 +24,7 @@ use crate::history::lock::LockError;
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{self, Flows, Host, Services};
+use crate::listen::{self, Listeners};
 use crate::policy::{MAX_PAST, Past};
 use crate::privilege::{self, Needs};
 use crate::respond::{self, Held, Holdings, Prepared, Responders};
@@ -52,6 +53,9 @@ pub enum Error {
     /// Packets cannot be seen.
     #[error("{0}")]
     Capture(#[from] capture::Error),
+    /// Ports cannot be listened on.
+    #[error("{0}")]
+    Listen(#[from] listen::Error),
     /// This host cannot be known.
     #[error("{0}")]
     Host(#[from] host::Error),
@@ -176,7 +180,7 @@ impl Daemon {
         let Loaded { config, warnings } = config::load_with(config_path, &modes)?;
         notices::warnings(&warnings);
         let ignored = config::ignore::read(&config.ignore)?;
-        let needs = needs_of(&config);
+        let needs = needs_of(config_path, &config);
         privilege::require(needs)?;
         let lock = StateLock::acquire(&config.history.file)?;
         let history = History::open(&config.history.file)?;
@@ -200,6 +204,9 @@ impl Daemon {
             interfaces: follow::interfaces_of(&config, host.facts()),
             watched: follow::watched_by(&config),
         })?;
+        let settings = follow::listened_by(&config);
+        let (listeners, report) = Listeners::open(settings, Now::read().mono)?;
+        notices::listening(&report);
         let reader = History::open_read_only(&config.history.file)?;
         let errands = Errands::start(&config).map_err(Error::thread("start threads"))?;
         privilege::drop_to_needed(needs)?;
@@ -222,6 +229,7 @@ impl Daemon {
             starter: None,
             engine,
             capture,
+            listeners,
             probes: Vec::with_capacity(capture::BATCH),
             host,
             services,
@@ -291,12 +299,11 @@ impl Daemon {
     }
 }
 
-/// What the daemon has to do with this configuration.
-fn needs_of(config: &Config) -> Needs {
+/// What the daemon has to do with this configuration. With one of 1.2, another process may hand it connect mode later.
+fn needs_of(path: &Path, config: &Config) -> Needs {
+    let listens = |watch: WatchMode| watch.mode == Mode::Connect;
     Needs {
-        low_ports: config
-            .watch_modes()
-            .any(|watch| watch.mode == Mode::Connect),
+        low_ports: config::is_legacy(path) || config.watch_modes().any(listens),
     }
 }
 

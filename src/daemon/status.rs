@@ -4,7 +4,7 @@ use super::{Daemon, count, follow};
 use crate::clock::Now;
 use crate::config::{Method, Response};
 use crate::control::{CaptureStatus, State, Status};
-use crate::probe::Skip;
+use crate::probe::{Protocol, Skip};
 
 impl Daemon {
     /// How we are. Looks at the kernel first: what somebody took away is put back by being asked about.
@@ -69,6 +69,13 @@ impl Daemon {
     fn troubles(&self, now: Now) -> Vec<String> {
         let mut troubles = self.engine.troubles(now.mono);
         troubles.extend(self.engine.recorder().trouble());
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            if self.listeners.has_none_of(protocol) {
+                troubles.push(format!(
+                    "not one of the {protocol} ports to listen on could be had: other programs use them"
+                ));
+            }
+        }
         for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
             troubles.push(format!(
                 "capture.interfaces names {name}, which is not there: nothing is seen on it"
