@@ -315,7 +315,7 @@ pub struct Nftables {
     pub log: Option<LogRate>,
 }
 
-/// `nftables.log`: at most so many, in so long.
+/// `nftables.log`: at most so many, in so long, from each of our sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRate {
     /// 1 to 1,000,000.

@@ -13,8 +13,8 @@ use nftnl::set::{Set, SetKey};
 use nftnl::{Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Table};
 
 use super::element::{Comment, Element};
-use super::ffi::{self, Detail};
-use super::shape::{BanSet, ChainShape, Expr, Rule, SetShape};
+use super::ffi::{self, Detail, Statement};
+use super::shape::{BanSet, ChainShape, Expr, LOG_BURST, LOG_LEVEL, LOG_PREFIX, Rule, SetShape};
 
 /// A name that a table can have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +187,15 @@ fn add_step(rule: &mut nftnl::Rule<'_>, step: &Expr, table: &Table) {
             let set = Set::<Ipv4Addr>::new_named(&name, 0, table, ProtoFamily::Inet);
             rule.add_expr(&Lookup::new(&set));
         }
+        Expr::Limit(rate) => rule.add_expr(&Statement::Limit {
+            rate: *rate,
+            burst: LOG_BURST,
+        }),
         Expr::Counter => rule.add_expr(&Counter),
+        Expr::Log => rule.add_expr(&Statement::Log {
+            prefix: LOG_PREFIX,
+            level: LOG_LEVEL,
+        }),
         Expr::Accept => rule.add_expr(&Verdict::Accept),
         Expr::Drop => rule.add_expr(&Verdict::Drop),
         // Only ever found: a rule that is made consists of the steps in `shape::rules`.
@@ -203,6 +211,7 @@ fn c_name(name: &str) -> CString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogRate;
     use crate::nft::{MARK, Timeout, decode, rules};
     use std::time::Duration;
 
@@ -221,6 +230,11 @@ mod tests {
 
     fn name() -> TableName {
         TableName::new("portsentry").unwrap()
+    }
+
+    fn log() -> Option<LogRate> {
+        let per = Duration::from_secs(60);
+        Some(LogRate { packets: 3, per })
     }
 
     fn element(key: Ipv4Addr) -> Element {
@@ -288,14 +302,14 @@ mod tests {
             change.create_set(*set, &set.shape(1));
         }
         let chain = ChainShape::at(crate::config::Hook::Input, 0);
-        change.create_chain(&chain, &rules(&sets));
+        change.create_chain(&chain, &rules(&sets, log()));
         let element = element([192, 0, 2, 10].into());
         change.refresh(BanSet::ADDRESSES4, &[&element]);
         change.delete(BanSet::ADDRESSES4, &[&element]);
         change.delete_chain("input");
         change.delete_set(BanSet::ADDRESSES4);
         let messages = messages(&change.finish());
-        assert_eq!(messages.len(), 1 + 2 + 4 + 1 + 5 + 3 + 1 + 2 + 1);
+        assert_eq!(messages.len(), 1 + 2 + 4 + 1 + 9 + 3 + 1 + 2 + 1);
         for (kind, flags, _) in &messages[1..messages.len() - 1] {
             assert_eq!(flags & ACK, 0, "{kind:#x}");
         }
@@ -309,7 +323,7 @@ mod tests {
         let mut change = Change::new(&name());
         change.create_table(&Comment::new(MARK).unwrap());
         change.create_set(sets[3], &sets[3].shape(1));
-        change.create_chain(&wanted, &rules(&sets));
+        change.create_chain(&wanted, &rules(&sets, log()));
         change.add(BanSet::ADDRESSES4, &[&banned]);
         let batch = change.finish();
         let pages: Vec<&[u8]> = batch.iter().collect();
@@ -318,7 +332,7 @@ mod tests {
         let (_, set_name, shape) = decode::set(messages[2]).unwrap();
         assert_eq!((set_name, shape), (sets[3].name(), sets[3].shape(1)));
         assert_eq!(decode::chain(messages[3]).unwrap().1, wanted);
-        for (message, rule) in messages[4..].iter().zip(rules(&sets)) {
+        for (message, rule) in messages[4..].iter().zip(rules(&sets, log())) {
             assert_eq!(decode::rule(message), Some(rule));
         }
         let elements = decode::elements(messages[messages.len() - 2]);

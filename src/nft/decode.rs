@@ -4,12 +4,14 @@
 
 use std::ffi::c_int;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use nftnl_sys as sys;
 
 use super::element::{Comment, Element, Timeout, decode_comment};
 use super::ffi::{self, Object, View};
-use super::shape::{ChainShape, Expr, Rule, SetShape};
+use super::shape::{ChainShape, Expr, LOG_BURST, LOG_LEVEL, LOG_PREFIX, Rule, SetShape};
+use crate::config::LogRate;
 
 /// The only register that our rules use.
 const REGISTER: u32 = 1;
@@ -179,7 +181,9 @@ fn step(expr: &View<sys::nftnl_expr>) -> Vec<Expr> {
                 text(expr, sys::NFTNL_EXPR_LOOKUP_SET).unwrap_or_default(),
             ))
         }
+        "limit" => limit(expr),
         "counter" => Some(Expr::Counter),
+        "log" if is_our_log(expr) => Some(Expr::Log),
         "immediate" if expr.has(sys::NFTNL_EXPR_IMM_VERDICT) => {
             match c_int::try_from(number(expr, sys::NFTNL_EXPR_IMM_VERDICT)) {
                 Ok(libc::NF_DROP) => Some(Expr::Drop),
@@ -190,6 +194,28 @@ fn step(expr: &View<sys::nftnl_expr>) -> Vec<Expr> {
         _ => None,
     };
     vec![known.unwrap_or(Expr::Foreign)]
+}
+
+/// A limit in packets, not in bytes, that holds up what is over it, not what is below, and has our burst.
+fn limit(expr: &View<sys::nftnl_expr>) -> Option<Expr> {
+    let [burst, kind, flags] = [
+        sys::NFTNL_EXPR_LIMIT_BURST,
+        sys::NFTNL_EXPR_LIMIT_TYPE,
+        sys::NFTNL_EXPR_LIMIT_FLAGS,
+    ]
+    .map(|attribute| number(expr, attribute));
+    let packets = u32::try_from(long(expr, sys::NFTNL_EXPR_LIMIT_RATE)?).ok()?;
+    let per = Duration::from_secs(long(expr, sys::NFTNL_EXPR_LIMIT_UNIT)?);
+    ((burst, kind, flags) == (LOG_BURST, 0, 0)).then_some(Expr::Limit(LogRate { packets, per }))
+}
+
+/// Whether it logs to the kernel's log rather than to a program, with our prefix and level, and no more than usual.
+fn is_our_log(expr: &View<sys::nftnl_expr>) -> bool {
+    !expr.has(sys::NFTNL_EXPR_LOG_GROUP)
+        && number(expr, sys::NFTNL_EXPR_LOG_FLAGS) == 0
+        && number(expr, sys::NFTNL_EXPR_LOG_LEVEL) == LOG_LEVEL
+        && text(expr, sys::NFTNL_EXPR_LOG_PREFIX)
+            .is_some_and(|p| p.as_bytes() == LOG_PREFIX.to_bytes())
 }
 
 /// Whether these registers are the one that we use.

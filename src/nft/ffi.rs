@@ -4,7 +4,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "libnftnl is C, and nftnl wraps neither timeouts, comments, look-ups nor lists"
+    reason = "libnftnl is C, and nftnl wraps neither timeouts, comments, limits, logs, look-ups nor lists"
 )]
 
 use std::alloc::{Layout, handle_alloc_error};
@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
+use nftnl::expr::Expression;
 use nftnl::set::{Set, SetKey};
 use nftnl::{Batch, MsgType, NlMsg, ProtoFamily, Table};
 use nftnl_sys as sys;
@@ -21,6 +22,7 @@ use nix::errno::Errno;
 use super::element::{Comment, Element};
 use super::request::HEADER_LEN;
 use super::shape::SetShape;
+use crate::config::LogRate;
 
 /// `NFPROTO_INET`, in the width that message headers have.
 const INET: u16 = 1;
@@ -159,6 +161,47 @@ pub(super) fn shape_set<K>(set: &Set<'_, K>, shape: &SetShape) {
             len(&order),
         )
     };
+}
+
+/// A step of a rule that nftnl has no type for.
+pub(super) enum Statement<'a> {
+    /// Goes on unless more packets came than this, and a burst.
+    Limit { rate: LogRate, burst: u32 },
+    /// Writes the packet to the kernel's log.
+    Log { prefix: &'a CStr, level: u32 },
+}
+
+impl Expression for Statement<'_> {
+    fn to_expr(&self, _: &nftnl::Rule<'_>) -> NonNull<sys::nftnl_expr> {
+        let name = match self {
+            Self::Limit { .. } => c"limit",
+            Self::Log { .. } => c"log",
+        };
+        // SAFETY: libnftnl only compares the string, which ends in NUL; null, for want of memory, is caught.
+        let expr = unsafe { sys::nftnl_expr_alloc(name.as_ptr()) };
+        let Some(expr) = NonNull::new(expr) else {
+            handle_alloc_error(Layout::new::<Self>());
+        };
+        let put = |attribute: u32, data: &[u8]| {
+            let (raw, start) = (expr.as_ptr(), data.as_ptr().cast());
+            // SAFETY: the expression is alive. libnftnl copies `len` bytes, or up to a NUL, into a place as wide as the
+            // attribute: the values below are as wide as theirs, 64 and 32 bits, and the string ends in NUL.
+            unsafe { sys::nftnl_expr_set(raw, attr(attribute), start, len(data)) };
+        };
+        match self {
+            Self::Limit { rate, burst } => {
+                let (packets, seconds) = (u64::from(rate.packets), rate.per.as_secs());
+                put(sys::NFTNL_EXPR_LIMIT_RATE, &packets.to_ne_bytes());
+                put(sys::NFTNL_EXPR_LIMIT_UNIT, &seconds.to_ne_bytes());
+                put(sys::NFTNL_EXPR_LIMIT_BURST, &burst.to_ne_bytes());
+            }
+            Self::Log { prefix, level } => {
+                put(sys::NFTNL_EXPR_LOG_PREFIX, prefix.to_bytes_with_nul());
+                put(sys::NFTNL_EXPR_LOG_LEVEL, &level.to_ne_bytes());
+            }
+        }
+        expr
+    }
 }
 
 /// What is said of each element in a message.
@@ -450,5 +493,5 @@ fn parse<T: Whole>(
 }
 
 fn len(data: &[u8]) -> u32 {
-    u32::try_from(data.len()).expect("comments and keys are short")
+    u32::try_from(data.len()).expect("comments, keys and prefixes are short")
 }

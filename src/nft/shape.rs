@@ -2,8 +2,10 @@
 //!
 //! Pure. The same types describe what is wanted and what was found, so that the two can be compared.
 
+use std::ffi::CStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::config::LogRate;
 use crate::source::Source;
 
 /// The comment that makes a table ours, with the number of its format.
@@ -34,6 +36,16 @@ const HOOK_INPUT: u32 = 1;
 
 /// ICMPv6's protocol number.
 const ICMPV6: u8 = 58;
+
+/// How a logged packet's line begins in the kernel's log: as with the rules that were common for PortSentry 1.2, because
+/// people's filters match on it.
+pub(super) const LOG_PREFIX: &CStr = c"Portsentry: dropping: ";
+
+/// `LOG_DEBUG`, as those rules had it: in the log, and not on consoles.
+pub(super) const LOG_LEVEL: u32 = 7;
+
+/// Packets that may be logged at once after a quiet time. What nft and iptables take when nobody says.
+pub(super) const LOG_BURST: u32 = 5;
 
 /// Neighbour discovery: router and neighbour solicitations and advertisements.
 const DISCOVERY: [u8; 2] = [133, 136];
@@ -177,8 +189,19 @@ impl BanSet {
         })
     }
 
-    /// `ip6 saddr & ffff:ffff:ffff:ffff:: @banned6_64 counter drop`
-    fn rule(self) -> Rule {
+    /// `ip6 saddr & ffff:ffff:ffff:ffff:: @banned6_64 counter drop`, and before it, when there is to be a log, a rule that
+    /// logs some of the same packets and lets them go on to this one. Each set has a limit of its own, so that a flood
+    /// from one leaves room for the others.
+    fn rules(self, log: Option<LogRate>) -> impl Iterator<Item = Rule> {
+        let log = log.map(|rate| vec![Expr::Limit(rate), Expr::Counter, Expr::Log]);
+        let drop = vec![Expr::Counter, Expr::Drop];
+        log.into_iter()
+            .chain([drop])
+            .map(move |deed| [self.condition(), deed].concat())
+    }
+
+    /// `ip6 saddr & ffff:ffff:ffff:ffff:: @banned6_64`
+    fn condition(self) -> Rule {
         let (family, payload) = if self.ipv6 {
             (libc::NFPROTO_IPV6, Expr::Source6)
         } else {
@@ -187,7 +210,7 @@ impl BanSet {
         let family = u8::try_from(family).expect("both families are small numbers");
         let mut rule = vec![Expr::Family, Expr::Equal(vec![family]), payload];
         rule.extend(self.mask().map(Expr::Mask));
-        rule.extend([Expr::Lookup(self.name()), Expr::Counter, Expr::Drop]);
+        rule.push(Expr::Lookup(self.name()));
         rule
     }
 }
@@ -306,8 +329,12 @@ pub enum Expr {
     Mask(Vec<u8>),
     /// Goes on if what is loaded is in the set.
     Lookup(String),
+    /// Goes on unless more came than this, and a burst.
+    Limit(LogRate),
     /// Counts packets and bytes.
     Counter,
+    /// Writes the packet to the kernel's log, in our words.
+    Log,
     /// The packet passes this chain.
     Accept,
     /// The packet is gone.
@@ -316,10 +343,10 @@ pub enum Expr {
     Foreign,
 }
 
-/// The rules of our chain over these sets. Neighbour discovery passes first: without it a banned prefix on our own
-/// link would cut off every host in it, and ourselves from the router.
+/// The rules of our chain over these sets, with a log or without. Neighbour discovery passes first: without it a banned
+/// prefix on our own link would cut off every host in it, and ourselves from the router.
 #[must_use]
-pub fn rules(sets: &[BanSet]) -> Vec<Rule> {
+pub fn rules(sets: &[BanSet], log: Option<LogRate>) -> Vec<Rule> {
     let [first, last] = DISCOVERY;
     let ipv6 = u8::try_from(libc::NFPROTO_IPV6).expect("the family is a small number");
     let discovery = vec![
@@ -333,7 +360,7 @@ pub fn rules(sets: &[BanSet]) -> Vec<Rule> {
         Expr::Accept,
     ];
     std::iter::once(discovery)
-        .chain(sets.iter().map(|set| set.rule()))
+        .chain(sets.iter().flat_map(|set| set.rules(log)))
         .collect()
 }
 

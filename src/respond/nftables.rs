@@ -39,6 +39,7 @@ pub struct Nftables {
     line: Line,
     table: TableName,
     chain: ChainShape,
+    log: Option<config::LogRate>,
     limit: u32,
     /// What the configuration asks for.
     configured: Vec<BanSet>,
@@ -67,6 +68,7 @@ impl Nftables {
             line,
             table,
             chain: ChainShape::at(nftables.hook, nftables.priority),
+            log: nftables.log,
             limit: bans.limit,
             sets: configured.clone(),
             configured,

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::{Nftables, trouble};
-use crate::nft::{BanSet, Change, Comment, Element, Found, MARK, SetShape, rules, said};
+use crate::nft::{BanSet, Change, Comment, Element, Found, MARK, Rule, SetShape, rules, said};
 use crate::respond::{Error, Prepared};
 
 impl Nftables {
@@ -36,7 +36,7 @@ impl Nftables {
             change.delete_set(*set);
             change.create_set(*set, &self.shape(*set));
         }
-        change.create_chain(&self.chain, &rules(&self.sets));
+        change.create_chain(&self.chain, &self.rules());
         self.commit(change)
             .map_err(Doing::Rebuild.at())
             .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
@@ -91,6 +91,10 @@ impl Nftables {
         set.shape(self.limit)
     }
 
+    fn rules(&self) -> Vec<Rule> {
+        rules(&self.sets, self.log)
+    }
+
     fn fits(&self, found: &Found, set: BanSet) -> bool {
         found
             .set(set)
@@ -103,7 +107,7 @@ impl Nftables {
             && found.sets.iter().all(|(set, _)| self.sets.contains(set))
             && matches!(
                 found.chains.as_slice(),
-                [(chain, found)] if *chain == self.chain && *found == rules(&self.sets)
+                [(chain, found)] if *chain == self.chain && *found == self.rules()
             )
     }
 
@@ -113,7 +117,7 @@ impl Nftables {
         for set in &self.sets {
             change.create_set(*set, &self.shape(*set));
         }
-        change.create_chain(&self.chain, &rules(&self.sets));
+        change.create_chain(&self.chain, &self.rules());
         self.commit(change).map_err(Doing::Create.at())
     }
 
@@ -160,7 +164,7 @@ impl Nftables {
                 change.create_set(*set, &set.shape(limit));
             }
         }
-        change.create_chain(&self.chain, &rules(&self.sets));
+        change.create_chain(&self.chain, &self.rules());
         for (set, bans) in &moved {
             change.add(*set, &bans.iter().collect::<Vec<_>>());
         }

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 use crate::clock::{Now, Wall};
-use crate::config::{Config, Hook};
+use crate::config::{Config, Hook, LogRate};
 use crate::policy::{End, Origin, Summary, Unit};
 use crate::probe::{Protocol, ScanType};
 
@@ -52,6 +52,17 @@ fn listing() -> String {
         "",
     );
     listed.expect("the table is there")
+}
+
+/// The steps of the rules, as the kernel has them.
+fn bytecode() -> Vec<String> {
+    let listed = run(
+        Command::new("nft").args(["--debug=netlink", "list", "table", "inet", "portsentry"]),
+        "",
+    );
+    let lines = listed.unwrap();
+    let code = lines.lines().filter(|line| line.starts_with("  ["));
+    code.map(str::to_owned).collect()
 }
 
 /// The listing without the elements.
@@ -139,6 +150,25 @@ fn held_by(nftables: &Nftables) -> Vec<Held> {
     std::thread::spawn(job).join().unwrap().unwrap()
 }
 
+/// The default configuration, with that many packets a minute logged.
+fn logging(packets: u32) -> Config {
+    let mut config = config();
+    let per = MINUTE;
+    config.nftables.log = Some(LogRate { packets, per });
+    config
+}
+
+/// The file, with a rule before each that drops.
+fn file_with(log: &str) -> String {
+    let lines = FILE
+        .lines()
+        .map(|line| match line.strip_suffix(" counter drop") {
+            Some(condition) => format!("{condition} {log}\n{line}\n"),
+            None => format!("{line}\n"),
+        });
+    lines.collect()
+}
+
 /// Waits until it holds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -148,28 +178,27 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The counter of the rule that looks into this set, in packets.
+/// The counter of the rule that drops whom this set holds, in packets.
 fn dropped(set: &str) -> u64 {
+    counted(&format!("@{set} counter"))
+}
+
+/// The counter of the rule that logs whom this set holds, in packets.
+fn logged(set: &str) -> u64 {
+    counted(&format!("@{set} limit"))
+}
+
+fn counted(rule: &str) -> u64 {
     let listing = listed_shape();
-    let rule = listing
-        .lines()
-        .find(|line| line.contains(&format!("@{set} counter")));
+    let rule = listing.lines().find(|line| line.contains(rule));
     let mut words = rule.expect("the rule is there").split(' ');
-    words.find(|word| *word == "packets").unwrap();
+    words.find(|word| *word == "counter").unwrap();
+    assert_eq!(words.next(), Some("packets"));
     words.next().unwrap().parse().unwrap()
 }
 
 #[test]
 fn the_file_and_the_responder_make_the_same_table() {
-    let bytecode = || -> Vec<String> {
-        let listed = run(
-            Command::new("nft").args(["--debug=netlink", "list", "table", "inet", "portsentry"]),
-            "",
-        );
-        let lines = listed.unwrap();
-        let code = lines.lines().filter(|line| line.starts_with("  ["));
-        code.map(str::to_owned).collect()
-    };
     enter_empty_network();
     for _ in 0..3 {
         load(FILE);
@@ -188,6 +217,134 @@ fn the_file_and_the_responder_make_the_same_table() {
     let text = run(Command::new("nft").args(["list", "ruleset"]), "").unwrap();
     load(&format!("flush ruleset\n{text}"));
     assert_eq!(listing(), from_file, "what nft lists, nft loads");
+}
+
+#[test]
+fn with_a_log_a_rule_before_each_drop_says_so() {
+    enter_empty_network();
+    let mut nftables = responder(&logging(3));
+    assert_eq!(nftables.prepare().unwrap(), Prepared::Created);
+    let listed = listing();
+    let rules = [
+        "ip saddr @banned4",
+        "ip6 saddr @banned6",
+        "ip6 saddr & ffff:ffff:ffff:ffff:: == @banned6_64",
+    ]
+    .map(|from| {
+        format!(
+            "\t\t{from} limit rate 3/minute counter packets 0 bytes 0 \
+             log prefix \"Portsentry: dropping: \" level debug\n\
+             \t\t{from} counter packets 0 bytes 0 drop\n"
+        )
+    });
+    // Newer versions of nft show the burst even where it is the usual one.
+    let shown = listed.replace(" burst 5 packets", "");
+    assert!(shown.contains(&rules.concat()), "{listed}");
+    let code = bytecode();
+
+    load(&format!("delete table inet portsentry\n{listed}"));
+    assert_eq!(listing(), listed, "what nft lists, nft loads");
+    assert_eq!(bytecode(), code, "and means the same by it");
+    assert_eq!(nftables.prepare().unwrap(), Prepared::Adopted);
+}
+
+#[test]
+fn a_log_that_is_turned_on_changed_or_off_keeps_the_bans() {
+    let mut nftables = prepared();
+    let now = Now::read();
+    nftables.ban(&refs(&many(100, now)), now).unwrap();
+    let table = nftables.handle();
+    let million = |per| LogRate {
+        packets: 1_000_000,
+        per,
+    };
+    let mut config = config();
+    for (log, words) in [
+        (logging(3).nftables.log, Some("limit rate 3/minute")),
+        (logging(4).nftables.log, Some("limit rate 4/minute")),
+        (Some(million(24 * HOUR)), Some("limit rate 1000000/day")),
+        (
+            Some(million(MINUTE / 60)),
+            Some("limit rate 1000000/second"),
+        ),
+        (None, None),
+    ] {
+        config.nftables.log = log;
+        let mut nftables = responder(&config);
+        assert_eq!(nftables.prepare().unwrap(), Prepared::Rebuilt, "{words:?}");
+        let listed = listed_shape();
+        assert!(
+            listed.contains(words.unwrap_or("counter")),
+            "{words:?} in\n{listed}"
+        );
+        assert_eq!(listed.contains(" log "), words.is_some(), "{listed}");
+        assert_eq!(nftables.prepare().unwrap(), Prepared::Adopted, "{words:?}");
+        assert_eq!(nftables.handle(), table, "{words:?}");
+        assert_eq!(held_by(&nftables).len(), 100, "{words:?}");
+        nftables.unban_all().unwrap();
+        assert_eq!(nftables.prepare().unwrap(), Prepared::Adopted, "{words:?}");
+        nftables.ban(&refs(&many(100, now)), now).unwrap();
+    }
+}
+
+#[test]
+fn a_log_other_than_ours_is_replaced() {
+    let ours = "limit rate 3/minute burst 5 packets counter log prefix \"Portsentry: dropping: \" level debug";
+    enter_empty_network();
+    load(&file_with(ours));
+    let mut nftables = responder(&logging(3));
+    assert_eq!(nftables.prepare().unwrap(), Prepared::Adopted);
+    let right = listed_shape();
+    for (from, to) in [
+        ("rate", "rate over"),
+        ("3/minute", "3/hour"),
+        ("3/minute", "4/minute"),
+        ("burst 5 packets", "burst 6 packets"),
+        ("3/minute burst 5 packets", "3 bytes/minute"),
+        ("limit rate 3/minute burst 5 packets ", ""),
+        ("counter ", ""),
+        ("dropping: ", "dropping"),
+        ("prefix \"Portsentry: dropping: \" ", ""),
+        ("level debug", "level info"),
+        ("level debug", "group 0"),
+        ("level debug", "level debug flags all"),
+        ("level debug", "level debug drop"),
+    ] {
+        let others = ours.replace(from, to);
+        assert_ne!(others, ours);
+        load("flush ruleset");
+        load(&file_with(&others));
+        assert_eq!(nftables.prepare().unwrap(), Prepared::Rebuilt, "{others}");
+        assert_eq!(listed_shape(), right, "{others}");
+    }
+}
+
+#[test]
+fn of_many_packets_some_are_logged_and_all_are_dropped() {
+    enter_empty_network();
+    ip("link set lo up");
+    let mut nftables = responder(&logging(3));
+    nftables.prepare().unwrap();
+    let now = Now::read();
+    let bans = [ban("127.0.0.2", now), ban("::1", now)];
+    nftables.ban(&refs(&bans), now).unwrap();
+    for (from, to) in [
+        ("127.0.0.2", "127.0.0.1:9"),
+        ("::1", "[::1]:9"),
+        ("127.0.0.3", "127.0.0.1:9"),
+    ] {
+        let sender = UdpSocket::bind((from, 0)).unwrap();
+        for _ in 0..100 {
+            // Those that are not banned hear that nobody listens there.
+            let _ = sender.send_to(b"x", to);
+        }
+    }
+    // Three a minute: with the burst, more than fifteen would have taken three minutes.
+    for set in ["banned4", "banned6"] {
+        assert_eq!(dropped(set), 100, "{set}");
+        assert!((5..=15).contains(&logged(set)), "{}", logged(set));
+    }
+    assert_eq!((logged("banned6_64"), dropped("banned6_64")), (0, 0));
 }
 
 #[test]
@@ -307,7 +464,7 @@ fn a_table_of_another_shape_is_rebuilt_with_its_bans() {
         ),
         (
             "a rule that libnftnl reads and we do not",
-            "add rule inet portsentry prerouting limit rate 1/second accept".to_owned(),
+            "add rule inet portsentry prerouting meta mark 1 accept".to_owned(),
         ),
         (
             "no chain",
