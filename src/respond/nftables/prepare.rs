@@ -241,6 +241,11 @@ impl Doing {
         if matches!((self, errno), (Self::Look, Errno::EINVAL)) {
             words.push_str(" (does this kernel have nf_tables?)");
         }
+        if matches!((self, errno), (Self::Create | Self::Rebuild, Errno::ENOENT)) {
+            words.push_str(
+                " (does this kernel lack a part of nf_tables? nftables.log needs nft_limit, nft_log and nf_log_syslog)",
+            );
+        }
         words
     }
 }
