@@ -5,10 +5,10 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test bench deny
+.PHONY: help setup build demo run test compliance bench deny
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what building and testing need
 	@packaging/setup
@@ -28,6 +28,10 @@ test: setup ## everything: format, lints, documentation, unit tests, tests in ne
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	cargo test --locked
+
+compliance: setup ## 1.2's behaviour, the original's and ours, case by case; prints the table (as root)
+	tests/compliance/fetch
+	PORTSENTRY=both cargo test --locked --test compliance
 
 bench: setup ## measure, and print the figures: from probe to drop, replay, memory, size (as root)
 	cargo bench --locked --bench figures

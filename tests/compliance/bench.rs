@@ -20,6 +20,9 @@ use crate::{PATIENCE, eventually, within};
 pub(crate) const HOST: &str = "10.77.0.1";
 /// Whoever scans it.
 pub(crate) const STRANGER: &str = "10.77.0.2";
+/// The same two, where a case gives them an IPv6 address.
+pub(crate) const HOST6: &str = "fd77::1";
+pub(crate) const STRANGER6: &str = "fd77::2";
 
 pub(crate) struct Bench {
     which: Implementation,
@@ -34,14 +37,12 @@ pub(crate) struct Bench {
     /// Log lines before this are not looked at.
     from: usize,
     notes: Vec<String>,
-    canaries: Vec<Canary>,
-    canary_port: u16,
+    only_notes: bool,
+    /// Sources whose probes only show that all before them have been judged.
+    canaries: Vec<Ipv4Addr>,
+    /// How many lines were logged before the first of them sang.
+    first_song: Option<usize>,
     begin: Timestamp,
-}
-
-/// A source whose probes only show that all before them have been judged.
-struct Canary {
-    address: Ipv4Addr,
 }
 
 pub(crate) const CONF: &str = "/etc/portsentry/portsentry.conf";
@@ -69,6 +70,10 @@ BLOCK_TCP="1"
 KILL_HOSTS_DENY="ALL: $TARGET$ : DENY"
 SCAN_TRIGGER="0"
 "#;
+
+const CANARY_PORT: u16 = 1;
+
+const ACTIVE: &str = "adminalert: PortSentry is now active and listening.";
 
 const MODES: [&str; 6] = ["tcp", "udp", "stcp", "sudp", "atcp", "audp"];
 
@@ -99,8 +104,9 @@ impl Bench {
             modes: Vec::new(),
             from: 0,
             notes: Vec::new(),
+            only_notes: false,
             canaries: Vec::new(),
-            canary_port: 1,
+            first_song: None,
             begin: Timestamp::now(),
         }
     }
@@ -152,8 +158,7 @@ impl Bench {
     /// How many times somebody has become active.
     fn active(&self) -> usize {
         let texts = self.syslog.texts();
-        let active = |text: &&String| *text == "adminalert: PortSentry is now active and listening.";
-        texts.iter().filter(active).count()
+        texts.iter().filter(|text| *text == ACTIVE).count()
     }
 
     /// Runs the implementation with this flag until it returns; its exit status and what it printed.
@@ -173,6 +178,13 @@ impl Bench {
         command.arg(mode).env("TZ", ZONE).env("LC_ALL", "C");
         let (status, said) = self.sandbox.run(command);
         (status.code().unwrap_or(-1), said)
+    }
+
+    /// Starts the implementation where it cannot succeed, and notes whether it is told.
+    pub(crate) fn refuses(&mut self, mode: &str) {
+        let (status, said) = self.launch(mode);
+        self.note(format!("succeeds: {}", status == 0));
+        self.note(format!("says something: {}", !said.is_empty()));
     }
 
     /// Ends all of it as init scripts do, and notes how each process ended.
@@ -196,33 +208,35 @@ impl Bench {
         }
     }
 
-    /// How the processes that have ended did so.
-    pub(crate) fn note_ends(&mut self) {
-        self.modes.clear();
-        let processes = eventually("somebody has ended", || {
-            let mut processes = self.sandbox.processes("portsentry");
-            // The one that was started and has gone into the background is gone for good, as its parent has waited for it.
-            processes.retain(|process| process.ended.is_some());
-            (!processes.is_empty()).then_some(processes)
+    /// Waits until something is recorded in history, or until a process has ended, of which no more is expected; which of the
+    /// two it was.
+    pub(crate) fn recorded_or_ended(&mut self) -> String {
+        let end = eventually("something is recorded, or somebody has ended", || {
+            let processes = self.sandbox.processes("portsentry");
+            let ended = processes.into_iter().find_map(|process| process.ended);
+            (ended.is_some() || !self.read(HISTORY).is_empty()).then_some(ended)
         });
-        for process in processes {
-            self.notes.push(ended(process.ended.unwrap_or_default()));
-        }
-    }
-
-    /// Looks at everything logged, also during the start.
-    pub(crate) fn look_at_the_start(&mut self) {
-        self.from = 0;
-    }
-
-    /// Nobody is expected to judge anything any more.
-    pub(crate) fn no_canary(&mut self) {
+        let Some(status) = end else {
+            return "recorded".to_owned();
+        };
         self.modes.clear();
+        ended(status)
     }
 
-    /// Another port for canaries than 1.
-    pub(crate) fn canary_port(&mut self, port: u16) {
-        self.canary_port = port;
+    /// Does not look at what was logged until the last mode became active.
+    pub(crate) fn look_behind_the_start(&mut self) {
+        let texts = self.syslog.texts();
+        let active = texts.iter().rposition(|text| text == ACTIVE);
+        self.from = active.map_or(texts.len(), |at| at + 1);
+    }
+
+    pub(crate) fn forget_notes(&mut self) {
+        self.notes.clear();
+    }
+
+    /// How many questions the name server has had.
+    pub(crate) fn asked(&self) -> u32 {
+        self.name_server.as_ref().map_or(0, NameServer::asked)
     }
 
     /// Scans with nmap: its scan type, and ports.
@@ -244,7 +258,15 @@ impl Bench {
 
     /// Has a name server answer for the stranger's reverse zone.
     pub(crate) fn name_server(&mut self, labels: &[&[u8]]) -> &NameServer {
-        self.name_server.insert(NameServer::start(&self.host, labels))
+        self.name_server
+            .insert(NameServer::start(&self.host, labels))
+    }
+
+    /// Gives both hosts an IPv6 address.
+    pub(crate) fn speak_ipv6(&self) {
+        for (host, address) in [(&self.host, HOST6), (&self.stranger, STRANGER6)] {
+            host.ip(&format!("addr add {address}/64 dev eth0 nodad"));
+        }
     }
 
     /// A TCP listener on the host, in the sandbox's network.
@@ -267,9 +289,24 @@ impl Bench {
         self.sandbox.write(path, text);
     }
 
-    /// Where a file of the host is seen from outside.
-    pub(crate) fn path(&self, inside: &str) -> PathBuf {
-        self.sandbox.path(inside)
+    /// What is seen is nothing but these lines: what a reader of the log has found in it.
+    pub(crate) fn report(&mut self, found: &str) {
+        self.only_notes = true;
+        self.notes
+            .extend(found.lines().map(|line| line.trim_start().to_owned()));
+        self.notes.retain(|line| !line.is_empty());
+    }
+
+    /// The log of 1.2's words, without the canaries'.
+    pub(crate) fn log(&self) -> String {
+        self.logged().join("\n")
+    }
+
+    /// History, without the canaries'.
+    pub(crate) fn history(&self) -> String {
+        let text = self.read(HISTORY);
+        let others = text.lines().filter(|line| !self.is_a_canarys(line));
+        others.map(|line| format!("{line}\n")).collect()
     }
 
     /// Adds a line to what is seen.
@@ -280,7 +317,10 @@ impl Bench {
     /// Waits until a line that fits is seen.
     pub(crate) fn until(&self, like: &str) {
         eventually(like, || {
-            self.seen().iter().any(|line| fits(line, like)).then_some(())
+            self.seen()
+                .iter()
+                .any(|line| fits(line, like))
+                .then_some(())
         });
     }
 
@@ -300,10 +340,13 @@ impl Bench {
     /// Sends a canary into each mode and waits for its line. Packets are judged in their order, so all before have been.
     pub(crate) fn everything_is_judged(&mut self) {
         for mode in self.modes.clone() {
-            let last = u8::try_from(101 + self.canaries.len()).expect("a case has few canaries");
-            let address = Ipv4Addr::new(10, 77, 0, last);
-            self.stranger.ip(&format!("addr add {address}/24 dev eth0"));
-            self.canaries.push(Canary { address });
+            // In a network of their own, which no ignore file names.
+            let last = u8::try_from(1 + self.canaries.len()).expect("a case has few canaries");
+            let address = Ipv4Addr::new(10, 99, 0, last);
+            self.stranger.ip(&format!("addr add {address}/32 dev eth0"));
+            self.host.ip(&format!("route add {address}/32 dev eth0"));
+            self.first_song.get_or_insert(self.syslog.texts().len());
+            self.canaries.push(address);
             let text = format!("/{address} ");
             eventually(&format!("the canary {address} of {mode} sings"), || {
                 self.sing(&mode, address);
@@ -317,7 +360,7 @@ impl Bench {
     }
 
     fn sing(&self, mode: &str, from: Ipv4Addr) {
-        let to = SocketAddr::new(address(HOST), self.canary_port);
+        let to = SocketAddr::new(address(HOST), CANARY_PORT);
         self.stranger.inside(|| {
             let from = SocketAddr::from((from, 0));
             if mode.ends_with("tcp") {
@@ -335,6 +378,9 @@ impl Bench {
     /// Everything that is to be seen, a line each: log lines that are 1.2's, then the lines of the files by their names, then
     /// the notes.
     pub(crate) fn seen(&self) -> Vec<String> {
+        if self.only_notes {
+            return self.notes.clone();
+        }
         let mut lines = self.logged();
         lines.extend(self.records("history", HISTORY));
         for mode in MODES {
@@ -349,28 +395,19 @@ impl Bench {
         lines
     }
 
-    /// Log lines that are 1.2's, or that are not as syslog has them.
+    /// Log lines that are 1.2's, or that are not as syslog has them. Once a canary has sung, those that name the stranger.
     fn logged(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut after_a_canary = false;
-        for text in self.syslog.texts().into_iter().skip(self.from) {
-            if self.is_a_canarys(&text) {
-                after_a_canary = true;
-                continue;
-            }
-            // The one line about a source that does not name it.
-            let of_a_canary = after_a_canary
-                && text.starts_with("attackalert: Ignoring ")
-                && text.ends_with(" response per configuration file setting.");
-            after_a_canary = false;
-            let is_theirs = ["attackalert: ", "adminalert: ", "securityalert: ", "<"]
+        let quiet = self.first_song.unwrap_or(usize::MAX);
+        let is_theirs = |text: &str| {
+            ["attackalert: ", "adminalert: ", "securityalert: ", "<"]
                 .iter()
-                .any(|start| text.starts_with(start));
-            if is_theirs && !of_a_canary {
-                lines.push(text);
-            }
-        }
-        lines
+                .any(|start| text.starts_with(start))
+        };
+        let texts = self.syslog.texts().into_iter().enumerate().skip(self.from);
+        texts
+            .filter(|(at, text)| is_theirs(text) && (*at < quiet || names_the_stranger(text)))
+            .map(|(_, text)| text.replace('\n', "␤"))
+            .collect()
     }
 
     /// The lines of a history or blocked file: without their time, where it is a good one.
@@ -387,7 +424,10 @@ impl Bench {
         let (epoch, rest) = line.split_once(" - ")?;
         let time = Timestamp::from_second(epoch.parse().ok()?).ok()?;
         let zone = TimeZone::fixed(offset(ZONE_HOURS));
-        let local = time.to_zoned(zone).strftime("%m/%d/%Y %H:%M:%S ").to_string();
+        let local = time
+            .to_zoned(zone)
+            .strftime("%m/%d/%Y %H:%M:%S ")
+            .to_string();
         let plausible =
             (self.begin.as_second()..=Timestamp::now().as_second()).contains(&time.as_second());
         rest.strip_prefix(&local).filter(|_| plausible)
@@ -395,7 +435,7 @@ impl Bench {
 
     fn is_a_canarys(&self, line: &str) -> bool {
         self.canaries.iter().any(|canary| {
-            let address = canary.address.to_string();
+            let address = canary.to_string();
             line.match_indices(&address).any(|(at, _)| {
                 let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
                 !digit(line.as_bytes().get(at + address.len()))
@@ -416,6 +456,16 @@ impl Bench {
         }
         text
     }
+}
+
+/// Whether the line is about the stranger as a host, not as an entry of a file.
+fn names_the_stranger(text: &str) -> bool {
+    let addresses = [STRANGER, STRANGER6];
+    let parts = text.split([' ', '/']);
+    text.contains("ost")
+        && parts
+            .into_iter()
+            .any(|part| addresses.contains(&part.trim_end_matches('!')))
 }
 
 /// How a process ended, in words.

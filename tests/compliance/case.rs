@@ -106,7 +106,10 @@ impl Case {
         };
         let as_expected = |seen: &[String]| {
             seen.len() == expected.len()
-                && seen.iter().zip(expected).all(|(line, like)| fits(line, like))
+                && seen
+                    .iter()
+                    .zip(expected)
+                    .all(|(line, like)| fits(line, like))
         };
         bench.wait_until(as_expected);
         bench.everything_is_judged();

@@ -1,9 +1,30 @@
 //! All cases, by what they are about.
 
+mod ignore;
+mod life;
 mod modes;
+mod names;
+mod packets;
+mod ports;
+mod readers;
+mod responses;
+mod trigger;
 
 use crate::case::Case;
 
 pub(crate) fn all() -> Vec<Case> {
-    [modes::cases()].into_iter().flatten().collect()
+    [
+        modes::cases(),
+        packets::cases(),
+        trigger::cases(),
+        responses::cases(),
+        ignore::cases(),
+        ports::cases(),
+        names::cases(),
+        life::cases(),
+        readers::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

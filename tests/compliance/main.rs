@@ -27,11 +27,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
+
 use case::{Case, Implementation, Outcome};
 use report::Report;
 
 /// How long anything may take before a case gives up. Far more than it takes: the cases share few processors.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Files open at a time, over all cases.
+const FILES: u64 = 16 * 1024;
 
 /// Cases at a time. Most of a case's time is waiting.
 const AT_A_TIME: usize = 4;
@@ -52,6 +57,8 @@ fn main() -> ExitCode {
         report::list(&cases);
         return ExitCode::SUCCESS;
     }
+    // Some cases hold many sockets.
+    setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).expect("root may");
     // What goes wrong in a case is told with the case.
     panic::set_hook(Box::new(|_| {}));
     let report = Report::new(implementations, run(&cases, implementations));
@@ -64,10 +71,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs every case on every implementation, a few at a time. The outcomes are in the order of the cases.
-fn run<'a>(
-    cases: &'a [Case],
-    implementations: &[Implementation],
-) -> Vec<(&'a Case, Vec<Outcome>)> {
+fn run<'a>(cases: &'a [Case], implementations: &[Implementation]) -> Vec<(&'a Case, Vec<Outcome>)> {
     let jobs: Vec<(usize, Implementation)> = (0..cases.len())
         .flat_map(|number| implementations.iter().map(move |which| (number, *which)))
         .collect();
@@ -93,7 +97,12 @@ fn run<'a>(
         .flatten();
     cases
         .iter()
-        .map(|case| (case, outcomes.by_ref().take(implementations.len()).collect()))
+        .map(|case| {
+            (
+                case,
+                outcomes.by_ref().take(implementations.len()).collect(),
+            )
+        })
         .collect()
 }
 

@@ -53,10 +53,18 @@ impl<'a> Report<'a> {
         for (case, outcomes) in &self.results {
             let mut row = vec![format!("{:width$}", case.name())];
             row.extend(outcomes.iter().map(|outcome| {
-                let word = if outcome.failure.is_none() { "ok" } else { "FAILED" };
+                let word = if outcome.failure.is_none() {
+                    "ok"
+                } else {
+                    "FAILED"
+                };
                 format!("{word:8}")
             }));
-            row.push(case.difference().map_or("", |difference| difference.why).to_owned());
+            row.push(
+                case.difference()
+                    .map_or("", |difference| difference.why)
+                    .to_owned(),
+            );
             println!("{}", columns(row).trim_end());
         }
         self.print_differences();

@@ -151,7 +151,10 @@ impl Sandbox {
                     fs::read_to_string(self.path("/proc").join(format!("{pid}/stat"))).ok()?;
                 let (comm, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
                 let ended = rest.starts_with('Z').then(|| {
-                    let code = rest.split_whitespace().last().and_then(|code| code.parse().ok());
+                    let code = rest
+                        .split_whitespace()
+                        .last()
+                        .and_then(|code| code.parse().ok());
                     code.expect("the last field is the exit code")
                 });
                 (comm == name).then_some(Process { pid, ended })

@@ -34,8 +34,16 @@ fn probed(mode: &'static str, probe: &str, how: &'static str) -> Case {
         ("sudp" | "audp", "-sU") => "UDP scan",
         _ => "",
     };
-    let verdict = if kind.is_empty() { "is no scan" } else { "is one" };
-    let (port, protocol) = if how == "-sU" { ("9", "UDP") } else { ("11", "TCP") };
+    let verdict = if kind.is_empty() {
+        "is no scan"
+    } else {
+        "is one"
+    };
+    let (port, protocol) = if how == "-sU" {
+        ("9", "UDP")
+    } else {
+        ("11", "TCP")
+    };
     let case = Case::new(format!("-{mode}: a {probe} {verdict}"), move |bench| {
         bench.start(&format!("-{mode}"), "");
         bench.nmap(how, port);

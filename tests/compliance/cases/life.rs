@@ -1,0 +1,232 @@
+//! Starting, stopping, restarting, several modes at a time; banners; the configuration's syntax.
+
+use crate::bench::{CONF, HISTORY};
+use crate::case::Case;
+
+const SCAN: &str =
+    "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11";
+const WRAPPERS: &str = r#"attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY""#;
+
+const SHUTS_DOWN: &str =
+    "securityalert: PortSentry is shutting down\nadminalert: PortSentry is shutting down";
+const REFUSED: &str = "succeeds: false\nsays something: true";
+
+/// A start that cannot succeed. `conf` is as in [`Bench::configure`](crate::bench::Bench::configure), or `nothing`.
+fn refused(name: &str, mode: &'static str, conf: &'static str) -> Case {
+    Case::new(name, move |bench| {
+        if conf != "nothing" {
+            bench.configure(conf);
+        }
+        bench.refuses(mode);
+    })
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let blocked = format!(
+        "{SCAN}
+        {WRAPPERS}
+        history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+        blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+        hosts.deny: ALL: 10.77.0.2 : DENY"
+    );
+    let mut cases = vec![
+        Case::new("SIGTERM is a good end", |bench| {
+            bench.start("-atcp", "");
+            bench.stop();
+        })
+        .sees(
+            "securityalert: PortSentry is shutting down
+            adminalert: PortSentry is shutting down
+            exit status 15",
+        )
+        .but_ours(
+            "a service manager takes any status but 0 for a failure",
+            "securityalert: PortSentry is shutting down
+            adminalert: PortSentry is shutting down
+            exit status 0",
+        ),
+        Case::new("SIGHUP ends nothing", |bench| {
+            bench.start("-atcp", "");
+            bench.sh("kill -HUP $(pidof portsentry)");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&blocked),
+        Case::new("after a restart, history is kept and a host is blocked anew", |bench| {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+            bench.until("hosts.deny: …");
+            bench.stop();
+            bench.start("-atcp", "");
+            bench.forget_notes();
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!(
+            "{SCAN}
+            {WRAPPERS}
+            history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            hosts.deny: ALL: 10.77.0.2 : DENY
+            hosts.deny: ALL: 10.77.0.2 : DENY"
+        ))
+        .but_ours(
+            "a ban outlives a restart, and hosts.deny has one line for it",
+            &format!(
+                "{SCAN}
+                attackalert: Host: 10.77.0.2/10.77.0.2 is already blocked Ignoring
+                history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+                blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+                hosts.deny: ALL: 10.77.0.2 : DENY"
+            ),
+        ),
+        Case::new("two modes, one process each: a scanner of both", |bench| {
+            bench.start("-atcp -audp", "");
+            bench.nmap("-sS", "11");
+            bench.until("hosts.deny: …");
+            bench.nmap("-sU", "9");
+        })
+        .sees(&format!(
+            "{SCAN}
+            {WRAPPERS}
+            attackalert: UDP scan from host: 10.77.0.2/10.77.0.2 to UDP port: 9
+            {WRAPPERS}
+            history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            history: Host: 10.77.0.2/10.77.0.2 Port: 9 UDP Blocked
+            blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            blocked.audp: Host: 10.77.0.2/10.77.0.2 Port: 9 UDP Blocked
+            hosts.deny: ALL: 10.77.0.2 : DENY
+            hosts.deny: ALL: 10.77.0.2 : DENY"
+        ))
+        .but_ours(
+            "all modes know whom one of them has blocked",
+            &format!(
+                "{SCAN}
+                {WRAPPERS}
+                attackalert: UDP scan from host: 10.77.0.2/10.77.0.2 to UDP port: 9
+                attackalert: Host: 10.77.0.2/10.77.0.2 is already blocked Ignoring
+                history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+                blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+                hosts.deny: ALL: 10.77.0.2 : DENY"
+            ),
+        ),
+        Case::new("the same mode twice", |bench| {
+            bench.start("-tcp", "TCP_PORTS=\"1\"");
+            bench.refuses("-tcp");
+        })
+            .sees(
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: Going into listen mode on TCP port: 1
+                adminalert: ERROR: could not bind TCP socket: 1. Attempting to continue
+                adminalert: ERROR: could not bind ANY TCP sockets. Shutting down.
+                adminalert: ERROR: could not go into PortSentry mode. Shutting down.
+                securityalert: PortSentry is shutting down
+                adminalert: PortSentry is shutting down
+                succeeds: true
+                says something: false",
+            )
+            .but_ours("a start that failed says so to who started it", REFUSED),
+        refused("an unknown flag", "-xtcp", "")
+            .sees(&format!("{SHUTS_DOWN}\n{REFUSED}"))
+            .but_ours("nothing runs yet that could shut down", REFUSED),
+        refused("no configuration", "-atcp", "nothing")
+            .sees(&format!(
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: Cannot open config file: /etc/portsentry/portsentry.conf. Exiting
+                adminalert: ERROR: Configuration files are missing/corrupted. Shutting down.
+                {SHUTS_DOWN}
+                {REFUSED}"
+            ))
+            .but_ours("a configuration is read before anything starts", REFUSED),
+        refused("no TCP_PORTS", "-tcp", "#TCP_PORTS")
+            .sees(&format!(
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: ERROR: Could not read TCP_PORTS option from config file
+                adminalert: ERROR: could not go into PortSentry mode. Shutting down.
+                {SHUTS_DOWN}
+                succeeds: true
+                says something: false"
+            ))
+            .but_ours("a start that failed says so to who started it", REFUSED),
+        refused("no BLOCKED_FILE", "-atcp", "#BLOCKED_FILE")
+            .sees(&format!(
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: ERROR: Your config file is corrupted/missing mandatory option! Shutting down.
+                {SHUTS_DOWN}
+                {REFUSED}"
+            ))
+            .but_ours("a configuration is read before anything starts", REFUSED),
+        Case::new("-tcp: the banner", |bench| {
+            bench.start("-tcp", "PORT_BANNER=\"** UNAUTHORIZED ACCESS PROHIBITED ***\"");
+            let banner = bench.nc("--recv-only", 11);
+            bench.note(format!("banner: {banner}"));
+        })
+        .sees(
+            &(format!("{blocked}\nbanner: ** UNAUTHORIZED ACCESS PROHIBITED ***")
+                .replace("TCP SYN/Normal scan", "Connect")
+                .replace("atcp", "tcp")),
+        ),
+        Case::new("history is appended to", |bench| {
+            bench.write(HISTORY, "1794400000 - kept\n");
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&blocked.replace("history: ", "history: 1794400000 - kept\nhistory: ")),
+    ];
+    for (name, from, to) in [
+        (
+            "blanks around the equals sign",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP = \"1\"",
+        ),
+        (
+            "something behind the value",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP=\"1\" # all of it",
+        ),
+        (
+            "a key that nobody knows",
+            "BLOCK_TCP=\"1\"",
+            "NOBODY=\"1\"\nBLOCK_TCP=\"1\"",
+        ),
+        (
+            "lines of blanks, and comments",
+            "BLOCK_TCP=\"1\"",
+            "   \n\n# BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"",
+        ),
+        (
+            "a key twice: the first counts",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP=\"1\"\nBLOCK_TCP=\"0\"",
+        ),
+        (
+            "an indented key does not count",
+            "BLOCK_TCP=\"1\"",
+            " BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"",
+        ),
+        (
+            "lines that end as on Windows",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP=\"1\"\r",
+        ),
+        (
+            "blanks in a list",
+            "EXCLUDE_TCP=\"113,139\"",
+            "EXCLUDE_TCP=\"113, 139\"",
+        ),
+    ] {
+        cases.push(
+            Case::new(format!("configuration: {name}"), move |bench| {
+                bench.configure("");
+                let text = bench.read(CONF);
+                assert!(text.contains(from), "the case's own mistake");
+                bench.write(CONF, text.replace(from, to));
+                bench.start_again("-atcp");
+                bench.look_behind_the_start();
+                bench.nmap("-sS", "139");
+                bench.nmap("-sS", "11");
+            })
+            .sees(&blocked),
+        );
+    }
+    cases
+}

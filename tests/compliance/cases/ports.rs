@@ -1,0 +1,225 @@
+//! Which ports are watched: lists, limits, exclusions, ports in use, and those that only seem so.
+
+use std::io::{ErrorKind, Read as _};
+
+use crate::bench::{HOST, address};
+use crate::case::Case;
+use crate::eventually;
+
+fn blocked(mode: &str, kind: &str, port: u16) -> String {
+    format!(
+        r#"attackalert: {kind} from host: 10.77.0.2/10.77.0.2 to TCP port: {port}
+        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+        history: Host: 10.77.0.2/10.77.0.2 Port: {port} TCP Blocked
+        blocked.{mode}: Host: 10.77.0.2/10.77.0.2 Port: {port} TCP Blocked
+        hosts.deny: ALL: 10.77.0.2 : DENY
+        "#
+    )
+}
+
+const SYN: &str = "TCP SYN/Normal scan";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let long_list: String = (2000..2070).map(|port| format!(",{port}")).collect();
+    let long_list = format!("TCP_PORTS=\"1{long_list}\"");
+    let bind_failed = "adminalert: PortSentry 1.2 is starting.
+        adminalert: Going into listen mode on TCP port: 1
+        adminalert: Going into listen mode on TCP port: 15
+        adminalert: ERROR: could not bind TCP socket: 15. Attempting to continue
+        adminalert: Going into listen mode on TCP port: 11
+        adminalert: Going into listen mode on TCP port: 79
+        adminalert: PortSentry is now active and listening.
+        ";
+    vec![
+        Case::new("-stcp: a port that is not listed", |bench| {
+            bench.start("-stcp", "");
+            bench.nmap("-sS", "12");
+        }),
+        Case::new("-atcp: an excluded port", |bench| {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "113");
+        }),
+        Case::new("-atcp: the last port below ADVANCED_PORTS_TCP", |bench| {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "1023");
+        })
+        .sees(&blocked("atcp", SYN, 1023)),
+        Case::new("-atcp: ADVANCED_PORTS_TCP itself", |bench| {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "1024");
+        }),
+        Case::new(
+            "-atcp: ADVANCED_PORTS_TCP is obeyed also where nothing is excluded",
+            |bench| {
+                bench.start("-atcp", "#ADVANCED_EXCLUDE_TCP");
+                bench.nmap("-sS", "40000");
+            },
+        )
+        .sees(&blocked("atcp", SYN, 40000))
+        .but_ours("the original then watches all ports", ""),
+        {
+            let long_list = long_list.clone();
+            Case::new("-stcp: the 64th port of a list", move |bench| {
+                bench.start("-stcp", &long_list);
+                bench.nmap("-sS", "2062");
+            })
+            .sees(&blocked("stcp", SYN, 2062))
+        },
+        Case::new("-stcp: the 65th port of a list", move |bench| {
+            bench.start("-stcp", &long_list);
+            bench.nmap("-sS", "2063");
+        })
+        .but_ours(
+            "the original drops all but 64 ports of a list in silence",
+            &blocked("stcp", SYN, 2063),
+        ),
+        Case::new("-stcp: a port in use is told and not watched", |bench| {
+            let _service = bench.listen(15);
+            bench.configure("TCP_PORTS=\"1,11,15\"");
+            bench.start_again("-stcp");
+            bench.nmap("-sS", "15");
+        })
+        .sees(
+            "adminalert: PortSentry 1.2 is starting.
+            adminalert: Going into stealth listen mode on TCP port: 1
+            adminalert: Going into stealth listen mode on TCP port: 11
+            adminalert: Going into stealth listen mode on TCP port: 15
+            adminalert: ERROR: Socket 15 is in use and will not be monitored. Attempting to continue
+            adminalert: PortSentry is now active and listening.",
+        ),
+        Case::new("-atcp: a port in use is told and not watched", |bench| {
+            let _service = bench.listen(15);
+            bench.configure("");
+            bench.start_again("-atcp");
+            bench.nmap("-sS", "15");
+        })
+        .sees(
+            "adminalert: PortSentry 1.2 is starting.
+            adminalert: Advanced mode will monitor first 1024 ports
+            adminalert: Advanced mode will manually exclude port: 113\x20
+            adminalert: Advanced mode will manually exclude port: 139\x20
+            adminalert: Advanced Stealth scan detection mode activated. Ignored TCP port: 15
+            adminalert: Advanced Stealth scan detection mode activated. Ignored TCP port: 113
+            adminalert: Advanced Stealth scan detection mode activated. Ignored TCP port: 139
+            adminalert: PortSentry is now active and listening.",
+        ),
+        Case::new(
+            "-stcp: a port in use that becomes free is watched",
+            |bench| {
+                let service = bench.listen(15);
+                bench.start("-stcp", "");
+                drop(service);
+                bench.nmap("-sS", "15");
+            },
+        )
+        .but_ours(
+            "ports in use are looked at again",
+            &blocked("stcp", SYN, 15),
+        ),
+        Case::new(
+            "-atcp: a port in use that becomes free is watched",
+            |bench| {
+                let service = bench.listen(15);
+                bench.start("-atcp", "");
+                drop(service);
+                bench.nmap("-sS", "15");
+            },
+        )
+        .but_ours(
+            "ports in use are looked at again",
+            &blocked("atcp", SYN, 15),
+        ),
+        Case::new(
+            "-atcp: a port that comes into use is not watched",
+            |bench| {
+                bench.start("-atcp", "");
+                let _service = bench.listen(15);
+                bench.nmap("-sS", "15");
+            },
+        ),
+        Case::new("-stcp: a port in TIME_WAIT is watched", |bench| {
+            bench.start("-stcp", "");
+            time_wait(bench, 15);
+            bench.nmap("-sS", "15");
+        })
+        .but_ours(
+            "nobody listens on a port in TIME_WAIT",
+            &blocked("stcp", SYN, 15),
+        ),
+        Case::new(
+            "-stcp: a port in TIME_WAIT at the start is watched",
+            |bench| {
+                time_wait(bench, 15);
+                bench.start("-stcp", "");
+                bench.nmap("-sS", "15");
+            },
+        )
+        .but_ours(
+            "nobody listens on a port in TIME_WAIT",
+            &blocked("stcp", SYN, 15),
+        ),
+        Case::new(
+            "-tcp: a port in use is told, and the others keep their numbers",
+            |bench| {
+                let _service = bench.listen(15);
+                bench.configure("TCP_PORTS=\"1,15,11,79\"");
+                bench.start_again("-tcp");
+                bench.nmap("-sT", "11");
+            },
+        )
+        .sees(&format!("{bind_failed}{}", blocked("tcp", "Connect", 15)))
+        .but_ours(
+            "the original takes 11, the third, for the second, which is not bound",
+            &format!("{bind_failed}{}", blocked("tcp", "Connect", 11)),
+        ),
+        Case::new(
+            "-tcp: a port in use that becomes free is listened on",
+            |bench| {
+                let service = bench.listen(15);
+                bench.start("-tcp", "");
+                drop(service);
+                // It may take a moment until it is noticed; refused connections are no scan in this mode.
+                let begin = std::time::Instant::now();
+                while !bench.stranger.reaches(address(HOST), 15) && begin.elapsed().as_secs() < 3 {}
+            },
+        )
+        .but_ours(
+            "ports in use are tried again",
+            &blocked("tcp", "Connect", 15),
+        ),
+        Case::new("-atcp: a thousand ports in use", |bench| {
+            let _services: Vec<_> = (1025..2025).map(|port| bench.listen(port)).collect();
+            bench.start("-atcp", "ADVANCED_PORTS_TCP=\"2048\"");
+            bench.nmap("-sS", "11");
+            let end = bench.recorded_or_ended();
+            bench.report(&end);
+        })
+        .sees("killed by signal 11")
+        .but_ours("the original writes beyond an array of 64", "recorded"),
+    ]
+}
+
+/// Leaves a socket of the host in TIME_WAIT on this port: the side that hangs up first has it.
+fn time_wait(bench: &crate::bench::Bench, port: u16) {
+    let service = bench.listen(port);
+    let mut client = bench
+        .stranger
+        .connect(address(HOST), port)
+        .expect("the service listens");
+    let (served, _) = service.accept().expect("the client has connected");
+    drop(served);
+    eventually("the host hangs up", || match client.read(&mut [0]) {
+        Ok(0) => Some(()),
+        Err(error) if error.kind() == ErrorKind::Interrupted => None,
+        other => panic!("the service says nothing: {other:?}"),
+    });
+    drop(client);
+    drop(service);
+    eventually("the socket waits", || {
+        bench
+            .host
+            .run("ss -tan state time-wait")
+            .contains(&format!("{HOST}:{port}"))
+            .then_some(())
+    });
+}

@@ -1,0 +1,274 @@
+//! What is done about a scan: BLOCK_TCP and BLOCK_UDP, the three responses and their order, and what is told about them.
+
+use crate::bench::{HOST, STRANGER, address};
+use crate::case::Case;
+
+/// All three responses; the commands write what they are told.
+const ALL_THREE: &str = r#"
+    KILL_ROUTE="echo route $TARGET$ $PORT$ $MODE$ >>/run/ran"
+    KILL_HOSTS_DENY="ALL: $TARGET$ # $PORT$ $MODE$"
+    KILL_RUN_CMD="echo command $TARGET$ $PORT$ $MODE$ >>/run/ran"
+"#;
+
+const SCAN: &str =
+    "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11";
+const RECORDED: &str = "
+    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = block();
+    cases.extend(order());
+    cases.extend(native());
+    cases.extend(failing());
+    cases
+}
+
+/// BLOCK_TCP and BLOCK_UDP: 0, 1, 2 and other numbers.
+fn block() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (mode, how, port, kind, protocol) in [
+        ("atcp", "-sS", "11", "TCP SYN/Normal scan", "TCP"),
+        ("audp", "-sU", "9", "UDP scan", "UDP"),
+    ] {
+        let all = |value: &'static str| {
+            Case::new(format!("BLOCK_{protocol}={value}"), move |bench| {
+                bench.start(
+                    &format!("-{mode}"),
+                    &format!("BLOCK_{protocol}=\"{value}\"\n{ALL_THREE}"),
+                );
+                bench.nmap(how, port);
+            })
+        };
+        let scan = format!(
+            "attackalert: {kind} from host: {STRANGER}/{STRANGER} to {protocol} port: {port}"
+        );
+        let record = format!("Host: {STRANGER}/{STRANGER} Port: {port} {protocol} Blocked");
+        for value in ["0", "3"] {
+            cases.push(all(value).sees(&format!(
+                "{scan}
+                attackalert: Ignoring {protocol} response per configuration file setting.
+                history: {record}
+                blocked.{mode}: {record}"
+            )));
+        }
+        cases.push(all("1").sees(&format!(
+            r#"{scan}
+            attackalert: Host {STRANGER} has been blocked via wrappers with string: "ALL: {STRANGER} # {port} {mode}"
+            attackalert: Host {STRANGER} has been blocked via dropped route using command: "echo route {STRANGER} {port} {mode} >>/run/ran"
+            attackalert: External command run for host: {STRANGER} using command: "echo command {STRANGER} {port} {mode} >>/run/ran"
+            history: {record}
+            blocked.{mode}: {record}
+            hosts.deny: ALL: {STRANGER} # {port} {mode}
+            ran: route {STRANGER} {port} {mode}
+            ran: command {STRANGER} {port} {mode}"#
+        )));
+        cases.push(all("2").sees(&format!(
+            r#"{scan}
+            attackalert: External command run for host: {STRANGER} using command: "echo command {STRANGER} {port} {mode} >>/run/ran"
+            history: {record}
+            blocked.{mode}: {record}
+            ran: command {STRANGER} {port} {mode}"#
+        )));
+    }
+    cases.push(
+        Case::new("BLOCK_TCP=2 without a command", |bench| {
+            bench.start("-atcp", "BLOCK_TCP=\"2\"");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!("{SCAN}{RECORDED}")),
+    );
+    cases
+}
+
+fn order() -> Vec<Case> {
+    vec![
+        Case::new("KILL_RUN_CMD_FIRST=1: the command is first", |bench| {
+            bench.start("-atcp", &format!("{ALL_THREE}\nKILL_RUN_CMD_FIRST=\"1\""));
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!(
+            r#"{SCAN}
+            attackalert: External command run for host: 10.77.0.2 using command: "echo command 10.77.0.2 11 atcp >>/run/ran"
+            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 # 11 atcp"
+            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "echo route 10.77.0.2 11 atcp >>/run/ran"
+            {RECORDED}
+            hosts.deny: ALL: 10.77.0.2 # 11 atcp
+            ran: command 10.77.0.2 11 atcp
+            ran: route 10.77.0.2 11 atcp
+            "#
+        )),
+        Case::new("a command is shell: pipes, redirections, &&", |bench| {
+            bench.start(
+                "-atcp",
+                r#"
+                #KILL_HOSTS_DENY
+                KILL_ROUTE="echo $TARGET$ | sed s/^/sed./ >>/run/ran && echo and $TARGET$ >>/run/ran; false || echo or $TARGET$ >>/run/ran"
+                "#,
+            );
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!(
+            r#"{SCAN}
+            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "echo 10.77.0.2 | sed s/^/sed./ >>/run/ran && echo and 10.77.0.2 >>/run/ran; false || echo or 10.77.0.2 >>/run/ran"
+            {RECORDED}
+            ran: sed.10.77.0.2
+            ran: and 10.77.0.2
+            ran: or 10.77.0.2
+            "#
+        )),
+    ]
+}
+
+/// KILL_ROUTE strings that only block: ours does that itself, in nftables.
+fn native() -> Vec<Case> {
+    let case = |name: &str, kill_route: &'static str| {
+        Case::new(name, move |bench| {
+            let service = bench.host.serve(address(HOST), 80);
+            bench.start("-atcp", kill_route);
+            bench.nmap("-sS", "11");
+            bench.until("history: …");
+            let reached = bench.stranger.reaches(address(HOST), 80);
+            bench.note(format!("port 80 is reached: {reached}"));
+            drop(service);
+        })
+    };
+    let ours = format!(
+        r#"{SCAN}
+        attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "nft add element inet portsentry banned4 …10.77.0.2 timeout 1d…"
+        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+        {RECORDED}
+        hosts.deny: ALL: 10.77.0.2 : DENY
+        port 80 is reached: false
+        "#
+    );
+    let original = |command: &str, reached: bool| {
+        format!(
+            r#"{SCAN}
+            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "{command}"
+            {RECORDED}
+            hosts.deny: ALL: 10.77.0.2 : DENY
+            port 80 is reached: {reached}
+            "#
+        )
+    };
+    vec![
+        case(
+            "KILL_ROUTE is a reject route",
+            r#"KILL_ROUTE="/sbin/route add -host $TARGET$ reject""#,
+        )
+        .sees(&original("/sbin/route add -host 10.77.0.2 reject", false))
+        .but_ours(
+            "a ban in nftables, which ends and can be listed, before all else",
+            &ours,
+        ),
+        case(
+            "KILL_ROUTE is an iptables that is not there",
+            r#"KILL_ROUTE="/usr/local/sbin/iptables -I INPUT -s $TARGET$ -j DROP""#,
+        )
+        .sees(&original(
+            "/usr/local/sbin/iptables -I INPUT -s 10.77.0.2 -j DROP",
+            true,
+        ))
+        .but_ours(
+            "a ban in nftables needs no program; the original tells a success it had not",
+            &ours,
+        ),
+    ]
+}
+
+fn failing() -> Vec<Case> {
+    let told_as_success = |command: &str| {
+        format!(
+            r#"{SCAN}
+            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "{command}"
+            {RECORDED}"#
+        )
+    };
+    let told = format!("{SCAN}\nattackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!");
+    let case = |name: &str, conf: &'static str| {
+        Case::new(name, move |bench| {
+            bench.start("-atcp", conf);
+            bench.nmap("-sS", "11");
+        })
+    };
+    vec![
+        case(
+            "a KILL_ROUTE that is not there",
+            "#KILL_HOSTS_DENY\nKILL_ROUTE=\"/nonexistent/block $TARGET$\"",
+        )
+        .sees(&told_as_success("/nonexistent/block 10.77.0.2"))
+        .but_ours("a failure is never told as success, nor recorded", &told),
+        case(
+            "a KILL_ROUTE that fails",
+            "#KILL_HOSTS_DENY\nKILL_ROUTE=\"false $TARGET$\"",
+        )
+        .sees(&told_as_success("false 10.77.0.2"))
+        .but_ours("a failure is never told as success, nor recorded", &told),
+        Case::new("after a failure, the next packet is responded to again", |bench| {
+            bench.start(
+                "-atcp",
+                "#KILL_HOSTS_DENY\nKILL_ROUTE=\"echo $TARGET$ $PORT$ >>/run/ran; false\"",
+            );
+            bench.nmap("-sS", "11");
+            bench.until_times(1, "ran: …");
+            bench.nmap("-sS", "15");
+        })
+        .sees(&format!(
+            r#"{SCAN}
+            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "echo 10.77.0.2 11 >>/run/ran; false"
+            attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 15
+            attackalert: Host: 10.77.0.2/10.77.0.2 is already blocked Ignoring
+            {RECORDED}
+            ran: 10.77.0.2 11
+            "#
+        ))
+        .but_ours(
+            "a failure is never told as success, nor recorded",
+            &format!(
+                r#"{told}
+                attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 15
+                attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!
+                ran: 10.77.0.2 11
+                ran: 10.77.0.2 15
+                "#
+            ),
+        ),
+        case("a KILL_ROUTE without $TARGET$", "KILL_ROUTE=\"echo all >>/run/ran\"").sees(&format!(
+            r#"{SCAN}
+            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+            adminalert: No target variable specified in KILL_ROUTE option. Skipping.
+            attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!
+            hosts.deny: ALL: 10.77.0.2 : DENY
+            "#
+        )),
+        case("a KILL_HOSTS_DENY without $TARGET$", "KILL_HOSTS_DENY=\"ALL: ALL\"").sees(&format!(
+            "{SCAN}
+            adminalert: No target variable specified in KILL_HOSTS_DENY option. Skipping.
+            attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!"
+        )),
+        case("a KILL_RUN_CMD that fails", "BLOCK_TCP=\"2\"\nKILL_RUN_CMD=\"false $TARGET$\"")
+            .sees(&format!(
+                r#"{SCAN}
+                attackalert: External command run for host: 10.77.0.2 using command: "false 10.77.0.2"
+                {RECORDED}"#
+            ))
+            .but_ours(
+                "a failure is never told as success, nor recorded",
+                &format!("{SCAN}\nadminalert: ERROR: There was an error trying to run command (…) 10.77.0.2\nattackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!"),
+            ),
+        Case::new("hosts.deny cannot be written", |bench| {
+            bench.sh("mkdir /etc/hosts.deny");
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!(
+            "{SCAN}
+            adminalert: cannot open hosts.deny file: /etc/hosts.deny for blocking.
+            securityalert: ERROR: There was an error trying to block host 10.77.0.2
+            attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!"
+        )),
+    ]
+}

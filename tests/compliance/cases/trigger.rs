@@ -1,0 +1,70 @@
+//! SCAN_TRIGGER: how many hits a host has before it is one too many.
+
+use std::fmt::Write as _;
+
+use crate::case::Case;
+
+/// Six hits, one a port.
+const PORTS: [u16; 6] = [11, 12, 13, 14, 15, 16];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = (0..=4).map(hits).collect();
+    cases.push(
+        Case::new("the trigger counts hits, not ports", |bench| {
+            bench.start("-atcp", "SCAN_TRIGGER=\"3\"");
+            for _ in 0..3 {
+                bench.nmap("-sS", "11");
+            }
+        })
+        .sees(
+            r#"
+            attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11
+            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+            history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+            hosts.deny: ALL: 10.77.0.2 : DENY
+            "#,
+        ),
+    );
+    cases
+}
+
+/// 0 and 1 are the same; from 2 on, the Nth hit is told, and each after it.
+fn hits(trigger: usize) -> Case {
+    let told = &PORTS[trigger.saturating_sub(1)..];
+    let mut seen = String::new();
+    for (number, port) in told.iter().enumerate() {
+        let what_then = if number == 0 {
+            "Ignoring TCP response per configuration file setting."
+        } else {
+            "Host: 10.77.0.2/10.77.0.2 is already blocked Ignoring"
+        };
+        writeln!(
+            seen,
+            "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: {port}\nattackalert: {what_then}",
+        )
+        .expect("a string takes it");
+    }
+    let first = told[0];
+    for file in ["history", "blocked.atcp"] {
+        writeln!(
+            seen,
+            "{file}: Host: 10.77.0.2/10.77.0.2 Port: {first} TCP Blocked"
+        )
+        .expect("a string takes it");
+    }
+    Case::new(
+        format!(
+            "SCAN_TRIGGER={trigger}: of six hits, {} are told",
+            told.len()
+        ),
+        move |bench| {
+            bench.start(
+                "-atcp",
+                &format!("SCAN_TRIGGER=\"{trigger}\"\nBLOCK_TCP=\"0\""),
+            );
+            bench.nmap("-sS", "11-16");
+        },
+    )
+    .sees(&seen)
+}
