@@ -1,8 +1,10 @@
 //! The test bench: a host with one implementation on it, a stranger on a cable, and what can be seen of both.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -244,15 +246,24 @@ impl Bench {
         self.stranger.nmap(how, ports, HOST);
     }
 
-    /// Connects with nc and says nothing; what the other side said.
+    /// Says a word with nc; what the other side said.
     pub(crate) fn nc(&self, how: &str, port: u16) -> String {
-        let output = self
+        let mut child = self
             .stranger
             .command("nc")
             .args(how.split_whitespace())
-            .args(["-w", "2", HOST, &port.to_string()])
-            .output()
+            .args([HOST, &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
             .expect("ip is there");
+        let mut input = child.stdin.take().expect("it was asked for");
+        // Who has been answered and left does not read it any more.
+        let _ = input.write_all(b"hello\n");
+        let output = child.wait_with_output().expect("it is our child");
+        // Until then it must not think that all is said.
+        drop(input);
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 

@@ -1,5 +1,6 @@
 //! All cases, by what they are about.
 
+mod configuration;
 mod ignore;
 mod life;
 mod modes;
@@ -21,6 +22,7 @@ pub(crate) fn all() -> Vec<Case> {
         ignore::cases(),
         ports::cases(),
         names::cases(),
+        configuration::cases(),
         life::cases(),
         readers::cases(),
     ]

@@ -1,12 +1,13 @@
-//! Starting, stopping, restarting, several modes at a time; banners; the configuration's syntax.
+//! Starting, stopping, restarting, several modes at a time; banners; files.
 
-use crate::bench::{CONF, HISTORY};
+use crate::bench::{BLOCKED, HISTORY, HOSTS_DENY};
 use crate::case::Case;
 
 const SCAN: &str =
     "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11";
 const WRAPPERS: &str = r#"attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY""#;
 
+const DENIED: &str = "hosts.deny: ALL: 10.77.0.2 : DENY";
 const SHUTS_DOWN: &str =
     "securityalert: PortSentry is shutting down\nadminalert: PortSentry is shutting down";
 const REFUSED: &str = "succeeds: false\nsays something: true";
@@ -29,7 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
         hosts.deny: ALL: 10.77.0.2 : DENY"
     );
-    let mut cases = vec![
+    vec![
         Case::new("SIGTERM is a good end", |bench| {
             bench.start("-atcp", "");
             bench.stop();
@@ -165,68 +166,55 @@ pub(crate) fn cases() -> Vec<Case> {
                 .replace("TCP SYN/Normal scan", "Connect")
                 .replace("atcp", "tcp")),
         ),
+        Case::new("-udp: the banner", |bench| {
+            bench.start("-udp", "PORT_BANNER=\"go away\"");
+            let banner = bench.nc("--udp --idle-timeout 2", 9);
+            bench.note(format!("banner: {banner}"));
+        })
+        .sees(&format!("{blocked}\nbanner: go away")
+            .replace("TCP SYN/Normal scan", "Connect")
+            .replace("atcp", "udp")
+            .replace("TCP", "UDP")
+            .replace(": 11", ": 9")),
+        Case::new("who may read the files", |bench| {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+            bench.until("hosts.deny: …");
+            bench.until("history: …");
+            let blocked = format!("{BLOCKED}.atcp");
+            let modes = bench.sh(&format!("stat -c '%n %a' {HISTORY} {blocked} {HOSTS_DENY}"));
+            bench.report(&modes);
+        })
+        .sees(
+            "/var/lib/portsentry/portsentry.history 600
+            /var/lib/portsentry/portsentry.blocked.atcp 644
+            /etc/hosts.deny 600",
+        ),
+        Case::new("hosts.deny has the line already", |bench| {
+            bench.write(HOSTS_DENY, "# mine\nALL: 10.77.0.2 : DENY\n");
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&blocked.replace(DENIED, &format!("hosts.deny: # mine\n{DENIED}\n{DENIED}")))
+        .but_ours(
+            "no line is written twice",
+            &blocked.replace(DENIED, &format!("hosts.deny: # mine\n{DENIED}")),
+        ),
+        Case::new("hosts.deny ends without a newline", |bench| {
+            bench.write(HOSTS_DENY, "# mine");
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&blocked.replace(DENIED, "hosts.deny: # mineALL: 10.77.0.2 : DENY"))
+        .but_ours(
+            "a line is a line of its own",
+            &blocked.replace(DENIED, &format!("hosts.deny: # mine\n{DENIED}")),
+        ),
         Case::new("history is appended to", |bench| {
             bench.write(HISTORY, "1794400000 - kept\n");
             bench.start("-atcp", "");
             bench.nmap("-sS", "11");
         })
         .sees(&blocked.replace("history: ", "history: 1794400000 - kept\nhistory: ")),
-    ];
-    for (name, from, to) in [
-        (
-            "blanks around the equals sign",
-            "BLOCK_TCP=\"1\"",
-            "BLOCK_TCP = \"1\"",
-        ),
-        (
-            "something behind the value",
-            "BLOCK_TCP=\"1\"",
-            "BLOCK_TCP=\"1\" # all of it",
-        ),
-        (
-            "a key that nobody knows",
-            "BLOCK_TCP=\"1\"",
-            "NOBODY=\"1\"\nBLOCK_TCP=\"1\"",
-        ),
-        (
-            "lines of blanks, and comments",
-            "BLOCK_TCP=\"1\"",
-            "   \n\n# BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"",
-        ),
-        (
-            "a key twice: the first counts",
-            "BLOCK_TCP=\"1\"",
-            "BLOCK_TCP=\"1\"\nBLOCK_TCP=\"0\"",
-        ),
-        (
-            "an indented key does not count",
-            "BLOCK_TCP=\"1\"",
-            " BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"",
-        ),
-        (
-            "lines that end as on Windows",
-            "BLOCK_TCP=\"1\"",
-            "BLOCK_TCP=\"1\"\r",
-        ),
-        (
-            "blanks in a list",
-            "EXCLUDE_TCP=\"113,139\"",
-            "EXCLUDE_TCP=\"113, 139\"",
-        ),
-    ] {
-        cases.push(
-            Case::new(format!("configuration: {name}"), move |bench| {
-                bench.configure("");
-                let text = bench.read(CONF);
-                assert!(text.contains(from), "the case's own mistake");
-                bench.write(CONF, text.replace(from, to));
-                bench.start_again("-atcp");
-                bench.look_behind_the_start();
-                bench.nmap("-sS", "139");
-                bench.nmap("-sS", "11");
-            })
-            .sees(&blocked),
-        );
-    }
-    cases
+    ]
 }

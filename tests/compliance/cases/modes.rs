@@ -20,7 +20,46 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(probed(mode, probe, how));
         }
     }
+    for mode in ["tcp", "udp", "stcp", "sudp", "atcp", "audp"] {
+        cases.push(probed_again(mode));
+    }
     cases
+}
+
+/// A second probe is told, and nothing else is done about it.
+fn probed_again(mode: &'static str) -> Case {
+    let (how, first, second, protocol) = if mode.ends_with("udp") {
+        ("-sU", 9, 513, "UDP")
+    } else if mode == "tcp" {
+        ("-sT", 11, 15, "TCP")
+    } else {
+        ("-sS", 11, 15, "TCP")
+    };
+    let (kind, again) = match mode {
+        "tcp" | "udp" => ("Connect", "Host: 10.77.0.2 is already blocked. Ignoring"),
+        "sudp" | "audp" => (
+            "UDP scan",
+            "Host: 10.77.0.2/10.77.0.2 is already blocked Ignoring",
+        ),
+        _ => (
+            "TCP SYN/Normal scan",
+            "Host: 10.77.0.2/10.77.0.2 is already blocked Ignoring",
+        ),
+    };
+    Case::new(format!("-{mode}: a second probe is told"), move |bench| {
+        bench.start(&format!("-{mode}"), &format!("BLOCK_{protocol}=\"0\""));
+        bench.nmap(how, &first.to_string());
+        bench.until("history: …");
+        bench.nmap(how, &second.to_string());
+    })
+    .sees(&format!(
+        "attackalert: {kind} from host: {STRANGER}/{STRANGER} to {protocol} port: {first}
+        attackalert: Ignoring {protocol} response per configuration file setting.
+        attackalert: {kind} from host: {STRANGER}/{STRANGER} to {protocol} port: {second}
+        attackalert: {again}
+        history: Host: {STRANGER}/{STRANGER} Port: {first} {protocol} Blocked
+        blocked.{mode}: Host: {STRANGER}/{STRANGER} Port: {first} {protocol} Blocked"
+    ))
 }
 
 /// One probe of one kind in one mode: silence, or the line, the record and the response.

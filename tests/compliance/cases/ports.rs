@@ -1,6 +1,7 @@
 //! Which ports are watched: lists, limits, exclusions, ports in use, and those that only seem so.
 
 use std::io::{ErrorKind, Read as _};
+use std::net::UdpSocket;
 
 use crate::bench::{HOST, address};
 use crate::case::Case;
@@ -87,6 +88,70 @@ pub(crate) fn cases() -> Vec<Case> {
             adminalert: ERROR: Socket 15 is in use and will not be monitored. Attempting to continue
             adminalert: PortSentry is now active and listening.",
         ),
+        Case::new("-sudp: a port in use is told and not watched", |bench| {
+            let _service = bench.host.inside(|| UdpSocket::bind("0.0.0.0:69"));
+            bench.configure("UDP_PORTS=\"1,69\"");
+            bench.start_again("-sudp");
+            bench.nmap("-sU", "69");
+        })
+        .sees(
+            "adminalert: PortSentry 1.2 is starting.
+            adminalert: Going into stealth listen mode on UDP port: 1
+            adminalert: Going into stealth listen mode on UDP port: 69
+            adminalert: ERROR: Socket 69 is in use and will not be monitored. Attempting to continue
+            adminalert: PortSentry is now active and listening.",
+        ),
+        Case::new("-audp: a port in use is told and not watched", |bench| {
+            let _service = bench.host.inside(|| UdpSocket::bind("0.0.0.0:69"));
+            bench.configure("#ADVANCED_EXCLUDE_UDP");
+            bench.start_again("-audp");
+            bench.nmap("-sU", "69");
+        })
+        .sees(
+            "adminalert: PortSentry 1.2 is starting.
+            adminalert: Advanced mode will monitor first 1024 ports
+            adminalert: Advanced mode will manually exclude no ports
+            adminalert: Advanced Stealth scan detection mode activated. Ignored UDP port: 69
+            adminalert: PortSentry is now active and listening.",
+        ),
+        all_in_use("tcp")
+            .sees(
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: Going into listen mode on TCP port: 1
+                adminalert: ERROR: could not bind TCP socket: 1. Attempting to continue
+                adminalert: ERROR: could not bind ANY TCP sockets. Shutting down.
+                adminalert: ERROR: could not go into PortSentry mode. Shutting down.
+                securityalert: PortSentry is shutting down
+                adminalert: PortSentry is shutting down
+                succeeds: true",
+            )
+            .but_ours(
+                "a port is taken up when it becomes free, the only one too",
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: Going into listen mode on TCP port: 1
+                adminalert: ERROR: could not bind TCP socket: 1. Attempting to continue
+                adminalert: PortSentry is now active and listening.
+                succeeds: true",
+            ),
+        all_in_use("stcp")
+            .sees(
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: Going into stealth listen mode on TCP port: 1
+                adminalert: ERROR: Socket 1 is in use and will not be monitored. Attempting to continue
+                adminalert: ERROR: All supplied TCP sockets are in use and will not be listened to. Shutting down.
+                adminalert: ERROR: could not go into PortSentry mode. Shutting down.
+                securityalert: PortSentry is shutting down
+                adminalert: PortSentry is shutting down
+                succeeds: true",
+            )
+            .but_ours(
+                "a port is taken up when it becomes free, the only one too",
+                "adminalert: PortSentry 1.2 is starting.
+                adminalert: Going into stealth listen mode on TCP port: 1
+                adminalert: ERROR: Socket 1 is in use and will not be monitored. Attempting to continue
+                adminalert: PortSentry is now active and listening.
+                succeeds: true",
+            ),
         Case::new("-atcp: a port in use is told and not watched", |bench| {
             let _service = bench.listen(15);
             bench.configure("");
@@ -197,6 +262,17 @@ pub(crate) fn cases() -> Vec<Case> {
         .sees("killed by signal 11")
         .but_ours("the original writes beyond an array of 64", "recorded"),
     ]
+}
+
+/// The one port that is listed is in use. The original has succeeded when it finds that out.
+fn all_in_use(mode: &'static str) -> Case {
+    Case::new(format!("-{mode}: all ports in use"), move |bench| {
+        let _service = bench.listen(1);
+        bench.configure("TCP_PORTS=\"1\"");
+        let (status, _) = bench.launch(&format!("-{mode}"));
+        bench.note(format!("succeeds: {}", status == 0));
+        bench.until("adminalert: PortSentry is …");
+    })
 }
 
 /// Leaves a socket of the host in TIME_WAIT on this port: the side that hangs up first has it.

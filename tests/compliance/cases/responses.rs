@@ -1,7 +1,10 @@
 //! What is done about a scan: BLOCK_TCP and BLOCK_UDP, the three responses and their order, and what is told about them.
 
+use std::time::Duration;
+
 use crate::bench::{HOST, STRANGER, address};
 use crate::case::Case;
+use crate::within;
 
 /// All three responses; the commands write what they are told.
 const ALL_THREE: &str = r#"
@@ -99,6 +102,26 @@ fn order() -> Vec<Case> {
             ran: route 10.77.0.2 11 atcp
             "#
         )),
+        Case::new("a command that takes its time", |bench| {
+            bench.stranger.ip("addr add 10.77.0.3/24 dev eth0");
+            bench.start(
+                "-atcp",
+                "#KILL_HOSTS_DENY\nKILL_ROUTE=\"while [ ! -e /run/go ]; do sleep 0.1; done # $TARGET$\"",
+            );
+            bench.nmap("-sS", "11");
+            bench.until(SCAN);
+            bench.nmap("-sS -S 10.77.0.3 -e eth0", "15");
+            let other = "attackalert: TCP SYN/Normal scan from host: 10.77.0.3/10.77.0.3 to TCP port: 15";
+            // Longer than any packet is on its way.
+            let seen = within(Duration::from_secs(2), || {
+                bench.seen().iter().any(|line| line == other).then_some(())
+            });
+            bench.sh("touch /run/go");
+            bench.until(other);
+            bench.report(&format!("another scan is seen meanwhile: {}", seen.is_some()));
+        })
+        .sees("another scan is seen meanwhile: false")
+        .but_ours("commands are run beside the packets' path", "another scan is seen meanwhile: true"),
         Case::new("a command is shell: pipes, redirections, &&", |bench| {
             bench.start(
                 "-atcp",

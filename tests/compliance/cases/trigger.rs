@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::bench::HOST;
 use crate::case::Case;
 
 /// Six hits, one a port.
@@ -9,6 +10,28 @@ const PORTS: [u16; 6] = [11, 12, 13, 14, 15, 16];
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = (0..=4).map(hits).collect();
+    let alarm = r#"
+        attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 12
+        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+        history: Host: 10.77.0.2/10.77.0.2 Port: 12 TCP Blocked
+        blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 12 TCP Blocked
+        hosts.deny: ALL: 10.77.0.2 : DENY
+    "#;
+    cases.push(
+        Case::new(
+            "a host's hits are not forgotten for those of sixty others",
+            |bench| {
+                bench
+                    .host
+                    .run("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+                bench.start("-atcp", "SCAN_TRIGGER=\"2\"");
+                bench.nmap("-sS", "11");
+                bench.stranger.hping3(60, "--rand-source -S -p 11", HOST);
+                bench.nmap("-sS", "12");
+            },
+        )
+        .but_ours("the original keeps fifty hits in all", alarm),
+    );
     cases.push(
         Case::new("the trigger counts hits, not ports", |bench| {
             bench.start("-atcp", "SCAN_TRIGGER=\"3\"");

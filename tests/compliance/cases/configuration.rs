@@ -1,0 +1,178 @@
+//! The configuration's syntax, and whole configurations as people have them.
+
+use std::fs;
+
+use crate::bench::{CONF, HOST, address, target};
+use crate::case::Case;
+
+const BLOCKED: &str = r#"
+    attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11
+    attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+    hosts.deny: ALL: 10.77.0.2 : DENY
+"#;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = as_people_have_them();
+    for (name, to) in [
+        ("blanks around the equals sign", "BLOCK_TCP = \"1\""),
+        ("something behind the value", "BLOCK_TCP=\"1\" # all of it"),
+        ("a key that nobody knows", "NOBODY=\"1\"\nBLOCK_TCP=\"1\""),
+        (
+            "lines of blanks, and comments",
+            "   \n\n# BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"",
+        ),
+        (
+            "a key twice: the first counts",
+            "BLOCK_TCP=\"1\"\nBLOCK_TCP=\"0\"",
+        ),
+        (
+            "an indented key does not count",
+            " BLOCK_TCP=\"0\"\nBLOCK_TCP=\"1\"",
+        ),
+        ("lines that end as on Windows", "BLOCK_TCP=\"1\"\r"),
+        (
+            "a key that others begin with",
+            "BLOCK_TCPS=\"0\"\nBLOCK_TCP=\"1\"",
+        ),
+    ] {
+        cases.push(written(name, "-atcp", "BLOCK_TCP=\"1\"", to, "11").sees(BLOCKED));
+    }
+    cases.extend([
+        written(
+            "blanks in a list",
+            "-atcp",
+            "\"113,139\"",
+            "\"113, 139\"",
+            "139",
+        ),
+        written(
+            "a port in a list that is none",
+            "-stcp",
+            "\"1,11,",
+            "\"1,rubbish,11,",
+            "11",
+        )
+        .sees(&BLOCKED.replace("atcp", "stcp")),
+        written(
+            "a range in a list",
+            "-stcp",
+            "\"1,11,15",
+            "\"1,11-13,15",
+            "12",
+        )
+        .but_ours(
+            "the original takes 11-13 for 11",
+            &BLOCKED.replace("atcp", "stcp").replace(": 11", ": 12"),
+        ),
+        written(
+            "a tab before the equals sign",
+            "-atcp",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP\t=\"1\"",
+            "11",
+        )
+        .sees(IGNORED),
+        written(
+            "a value that is no number",
+            "-atcp",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP=\"yes\"",
+            "11",
+        )
+        .sees(IGNORED),
+        written(
+            "a value without quotes",
+            "-atcp",
+            "BLOCK_TCP=\"1\"",
+            "BLOCK_TCP=1",
+            "11",
+        )
+        .sees(IGNORED),
+    ]);
+    cases
+}
+
+const IGNORED: &str = "
+    attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11
+    attackalert: Ignoring TCP response per configuration file setting.
+    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
+";
+
+/// A configuration in which something is written otherwise, and a probe.
+fn written(
+    name: &str,
+    mode: &'static str,
+    from: &'static str,
+    to: &'static str,
+    port: &'static str,
+) -> Case {
+    Case::new(format!("configuration: {name}"), move |bench| {
+        bench.configure("");
+        let text = bench.read(CONF);
+        assert!(text.contains(from), "the case's own mistake");
+        bench.write(CONF, text.replacen(from, to, 1));
+        bench.start_again(mode);
+        bench.look_behind_the_start();
+        bench.nmap("-sS", port);
+    })
+}
+
+fn as_people_have_them() -> Vec<Case> {
+    let debians = || {
+        let path = target().join("original/etc/portsentry/portsentry.conf");
+        fs::read_to_string(path).expect("tests/compliance/fetch has unpacked it")
+    };
+    let ours = r#"
+        attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "nft add element inet portsentry banned4 …10.77.0.2 timeout 1d…"
+        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+        history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+        blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+        hosts.deny: ALL: 10.77.0.2 : DENY
+        port 80 is reached: false
+    "#;
+    let scan = "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 79";
+    vec![
+        Case::new("Debian's configuration as it is shipped", move |bench| {
+            bench.write(CONF, debians());
+            bench.start_again("-tcp -udp");
+            bench.look_behind_the_start();
+            bench.nmap("-sT", "79");
+            bench.until("history: … TCP Blocked");
+            bench.nmap("-sU", "513");
+        })
+        .sees(
+            "attackalert: Connect from host: 10.77.0.2/10.77.0.2 to TCP port: 79
+            attackalert: Ignoring TCP response per configuration file setting.
+            attackalert: Connect from host: 10.77.0.2/10.77.0.2 to UDP port: 513
+            attackalert: Ignoring UDP response per configuration file setting.
+            history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+            history: Host: 10.77.0.2/10.77.0.2 Port: 513 UDP Blocked
+            blocked.tcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+            blocked.udp: Host: 10.77.0.2/10.77.0.2 Port: 513 UDP Blocked",
+        ),
+        Case::new("Debian's configuration, blocking turned on", move |bench| {
+            let service = bench.host.serve(address(HOST), 80);
+            bench.write(CONF, debians().replace("BLOCK_TCP=\"0\"", "BLOCK_TCP=\"1\""));
+            bench.start_again("-atcp");
+            bench.look_behind_the_start();
+            bench.nmap("-sS", "79");
+            bench.until("history: …");
+            let reached = bench.stranger.reaches(address(HOST), 80);
+            bench.note(format!("port 80 is reached: {reached}"));
+            drop(service);
+        })
+        .sees(&format!(
+            r#"{scan}
+            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "/sbin/route add -host 10.77.0.2 reject"
+            history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+            blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+            hosts.deny: ALL: 10.77.0.2 : DENY
+            port 80 is reached: false"#
+        ))
+        .but_ours("a ban in nftables, which ends and can be listed, before all else", &format!("{scan}{ours}")),
+    ]
+}
