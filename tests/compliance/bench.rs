@@ -1,22 +1,21 @@
-//! The test bench: a host with one implementation on it, a stranger on a cable, and what can be seen of both.
+//! The test bench: a host with one implementation on it, and a stranger on a cable. Here is what cases do with them; what can be
+//! seen of it is in `seen`.
 
-use std::fmt::Write as _;
+mod seen;
+
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::tz::{TimeZone, offset};
-use socket2::{Domain, Socket, Type};
 
-use crate::case::{Implementation, fits};
+use crate::case::Implementation;
 use crate::dns::NameServer;
+use crate::eventually;
 use crate::host::Host;
 use crate::sandbox::Sandbox;
 use crate::syslog::Syslog;
-use crate::{PATIENCE, eventually, within};
 
 /// The host under test.
 pub(crate) const HOST: &str = "10.77.0.1";
@@ -26,6 +25,7 @@ pub(crate) const STRANGER: &str = "10.77.0.2";
 pub(crate) const HOST6: &str = "fd77::1";
 pub(crate) const STRANGER6: &str = "fd77::2";
 
+/// One case's worth of namespaces, files and processes, all gone when it is dropped.
 pub(crate) struct Bench {
     which: Implementation,
     // Before the hosts: its processes must end before their network does.
@@ -39,6 +39,7 @@ pub(crate) struct Bench {
     /// Log lines before this are not looked at.
     from: usize,
     notes: Vec<String>,
+    /// What is seen is the notes alone.
     only_notes: bool,
     /// Sources whose probes only show that all before them have been judged.
     canaries: Vec<Ipv4Addr>,
@@ -73,15 +74,7 @@ KILL_HOSTS_DENY="ALL: $TARGET$ : DENY"
 SCAN_TRIGGER="0"
 "#;
 
-const CANARY_PORT: u16 = 1;
-
 const ACTIVE: &str = "adminalert: PortSentry is now active and listening.";
-
-const MODES: [&str; 6] = ["tcp", "udp", "stcp", "sudp", "atcp", "audp"];
-
-/// Local time on the host: five hours behind, so that it is not taken for another's.
-const ZONE: &str = "EST5";
-const ZONE_HOURS: i8 = -5;
 
 impl Bench {
     pub(crate) fn new(which: Implementation) -> Self {
@@ -177,7 +170,7 @@ impl Bench {
             Implementation::Ours => PathBuf::from(env!("CARGO_BIN_EXE_portsentry")),
         };
         let mut command = self.sandbox.command(program);
-        command.arg(mode).env("TZ", ZONE).env("LC_ALL", "C");
+        command.arg(mode).env("TZ", seen::ZONE).env("LC_ALL", "C");
         let (status, said) = self.sandbox.run(command);
         (status.code().unwrap_or(-1), said)
     }
@@ -281,10 +274,10 @@ impl Bench {
     }
 
     /// A TCP listener on the host, in the sandbox's network.
-    pub(crate) fn listen(&self, port: u16) -> std::net::TcpListener {
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
         let address = SocketAddr::new(address(HOST), port);
         self.host
-            .inside(|| std::net::TcpListener::bind(address))
+            .inside(|| TcpListener::bind(address))
             .unwrap_or_else(|error| panic!("cannot listen on port {port}: {error}"))
     }
 
@@ -299,184 +292,6 @@ impl Bench {
     pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         self.sandbox.write(path, text);
     }
-
-    /// What is seen is nothing but these lines: what a reader of the log has found in it.
-    pub(crate) fn report(&mut self, found: &str) {
-        self.only_notes = true;
-        self.notes
-            .extend(found.lines().map(|line| line.trim_start().to_owned()));
-        self.notes.retain(|line| !line.is_empty());
-    }
-
-    /// The log of 1.2's words, without the canaries'.
-    pub(crate) fn log(&self) -> String {
-        self.logged().join("\n")
-    }
-
-    /// History, without the canaries'.
-    pub(crate) fn history(&self) -> String {
-        let text = self.read(HISTORY);
-        let others = text.lines().filter(|line| !self.is_a_canarys(line));
-        others.map(|line| format!("{line}\n")).collect()
-    }
-
-    /// Adds a line to what is seen.
-    pub(crate) fn note(&mut self, line: impl Into<String>) {
-        self.notes.push(line.into());
-    }
-
-    /// Waits until a line that fits is seen.
-    pub(crate) fn until(&self, like: &str) {
-        eventually(like, || {
-            self.seen()
-                .iter()
-                .any(|line| fits(line, like))
-                .then_some(())
-        });
-    }
-
-    /// Waits until this many lines that fit are seen.
-    pub(crate) fn until_times(&self, times: usize, like: &str) {
-        eventually(like, || {
-            let lines = self.seen();
-            (lines.iter().filter(|line| fits(line, like)).count() >= times).then_some(())
-        });
-    }
-
-    /// Waits until what is seen is as it should be, or until patience ends.
-    pub(crate) fn wait_until(&self, as_expected: impl Fn(&[String]) -> bool) {
-        within(PATIENCE, || as_expected(&self.seen()).then_some(()));
-    }
-
-    /// Sends a canary into each mode and waits for its line. Packets are judged in their order, so all before have been.
-    pub(crate) fn everything_is_judged(&mut self) {
-        for mode in self.modes.clone() {
-            // In a network of their own, which no ignore file names.
-            let last = u8::try_from(1 + self.canaries.len()).expect("a case has few canaries");
-            let address = Ipv4Addr::new(10, 99, 0, last);
-            self.stranger.ip(&format!("addr add {address}/32 dev eth0"));
-            self.host.ip(&format!("route add {address}/32 dev eth0"));
-            self.first_song.get_or_insert(self.syslog.texts().len());
-            self.canaries.push(address);
-            let text = format!("/{address} ");
-            eventually(&format!("the canary {address} of {mode} sings"), || {
-                self.sing(&mode, address);
-                // A moment for its line, before it sings again.
-                within(Duration::from_millis(200), || {
-                    let texts = self.syslog.texts();
-                    texts.iter().any(|line| line.contains(&text)).then_some(())
-                })
-            });
-        }
-    }
-
-    fn sing(&self, mode: &str, from: Ipv4Addr) {
-        let to = SocketAddr::new(address(HOST), CANARY_PORT);
-        self.stranger.inside(|| {
-            let from = SocketAddr::from((from, 0));
-            if mode.ends_with("tcp") {
-                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there is IPv4");
-                socket.bind(&from.into()).expect("the address was added");
-                // Refused or not, the host has had a SYN.
-                let _ = socket.connect_timeout(&to.into(), Duration::from_millis(500));
-            } else {
-                let socket = UdpSocket::bind(from).expect("the address was added");
-                let _ = socket.send_to(b"canary", to);
-            }
-        });
-    }
-
-    /// Everything that is to be seen, a line each: log lines that are 1.2's, then the lines of the files by their names, then
-    /// the notes.
-    pub(crate) fn seen(&self) -> Vec<String> {
-        if self.only_notes {
-            return self.notes.clone();
-        }
-        let mut lines = self.logged();
-        lines.extend(self.records("history", HISTORY));
-        for mode in MODES {
-            lines.extend(self.records(&format!("blocked.{mode}"), &format!("{BLOCKED}.{mode}")));
-        }
-        for (name, path) in [("hosts.deny", HOSTS_DENY), ("ran", RAN)] {
-            let text = self.read(path);
-            let others = text.lines().filter(|line| !self.is_a_canarys(line));
-            lines.extend(others.map(|line| format!("{name}: {line}")));
-        }
-        lines.extend(self.notes.iter().cloned());
-        lines
-    }
-
-    /// Log lines that are 1.2's, or that are not as syslog has them. Once a canary has sung, those that name the stranger.
-    fn logged(&self) -> Vec<String> {
-        let quiet = self.first_song.unwrap_or(usize::MAX);
-        let is_theirs = |text: &str| {
-            ["attackalert: ", "adminalert: ", "securityalert: ", "<"]
-                .iter()
-                .any(|start| text.starts_with(start))
-        };
-        let texts = self.syslog.texts().into_iter().enumerate().skip(self.from);
-        texts
-            .filter(|(at, text)| is_theirs(text) && (*at < quiet || names_the_stranger(text)))
-            .map(|(_, text)| text.replace('\n', "␤"))
-            .collect()
-    }
-
-    /// The lines of a history or blocked file: without their time, where it is a good one.
-    fn records(&self, name: &str, path: &str) -> Vec<String> {
-        let text = self.read(path);
-        text.lines()
-            .filter(|line| !self.is_a_canarys(line))
-            .map(|line| format!("{name}: {}", self.undated(line).unwrap_or(line)))
-            .collect()
-    }
-
-    /// A record without its time. The time must be one since the case began, and the same in both of its forms.
-    fn undated<'a>(&self, line: &'a str) -> Option<&'a str> {
-        let (epoch, rest) = line.split_once(" - ")?;
-        let time = Timestamp::from_second(epoch.parse().ok()?).ok()?;
-        let zone = TimeZone::fixed(offset(ZONE_HOURS));
-        let local = time
-            .to_zoned(zone)
-            .strftime("%m/%d/%Y %H:%M:%S ")
-            .to_string();
-        let plausible =
-            (self.begin.as_second()..=Timestamp::now().as_second()).contains(&time.as_second());
-        rest.strip_prefix(&local).filter(|_| plausible)
-    }
-
-    fn is_a_canarys(&self, line: &str) -> bool {
-        self.canaries.iter().any(|canary| {
-            let address = canary.to_string();
-            line.match_indices(&address).any(|(at, _)| {
-                let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
-                !digit(line.as_bytes().get(at + address.len()))
-            })
-        })
-    }
-
-    /// All there is to tell when a case fails.
-    pub(crate) fn everything(&self) -> String {
-        let mut text = String::from("log:\n");
-        for line in self.syslog.datagrams() {
-            writeln!(text, "  {}", String::from_utf8_lossy(&line)).expect("a string takes it");
-        }
-        for path in [HISTORY, HOSTS_DENY, RAN, "/run/said"] {
-            for line in self.read(path).lines() {
-                writeln!(text, "  {path}: {line}").expect("a string takes it");
-            }
-        }
-        text
-    }
-}
-
-/// Whether the line is about the stranger as a host, not as an entry of a file.
-fn names_the_stranger(text: &str) -> bool {
-    let addresses = [STRANGER, STRANGER6];
-    let parts = text.split([' ', '/']);
-    text.contains("ost")
-        && parts
-            .into_iter()
-            .any(|part| addresses.contains(&part.trim_end_matches('!')))
 }
 
 /// How a process ended, in words.

@@ -5,12 +5,12 @@ use crate::case::Case;
 
 /// What the stranger does: a name for it, nmap's scan type.
 const PROBES: [(&str, &str); 6] = [
-    ("SYN scan", "-sS"),
-    ("FIN scan", "-sF"),
-    ("NULL scan", "-sN"),
-    ("XMAS scan", "-sX"),
-    ("connection", "-sT"),
-    ("UDP scan", "-sU"),
+    ("a SYN scan", "-sS"),
+    ("a FIN scan", "-sF"),
+    ("a NULL scan", "-sN"),
+    ("an XMAS scan", "-sX"),
+    ("a connection", "-sT"),
+    ("a UDP scan", "-sU"),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -83,7 +83,7 @@ fn probed(mode: &'static str, probe: &str, how: &'static str) -> Case {
     } else {
         ("11", "TCP")
     };
-    let case = Case::new(format!("-{mode}: a {probe} {verdict}"), move |bench| {
+    let case = Case::new(format!("-{mode}: {probe} {verdict}"), move |bench| {
         bench.start(&format!("-{mode}"), "");
         bench.nmap(how, port);
     });
