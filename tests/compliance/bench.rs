@@ -175,11 +175,11 @@ impl Bench {
         (status.code().unwrap_or(-1), said)
     }
 
-    /// Starts the implementation where it cannot succeed, and notes whether it is told.
-    pub(crate) fn refuses(&mut self, mode: &str) {
+    /// Starts the implementation where it cannot succeed, and notes whether whoever started it is told, and of this.
+    pub(crate) fn refuses(&mut self, mode: &str, what: &str) {
         let (status, said) = self.launch(mode);
         self.note(format!("succeeds: {}", status == 0));
-        self.note(format!("says something: {}", !said.is_empty()));
+        self.note(format!("tells of {what}: {}", said.contains(what)));
     }
 
     /// Ends all of it as init scripts do, and notes how each process ended.

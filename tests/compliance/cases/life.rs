@@ -10,15 +10,14 @@ const WRAPPERS: &str = r#"attackalert: Host 10.77.0.2 has been blocked via wrapp
 const DENIED: &str = "hosts.deny: ALL: 10.77.0.2 : DENY";
 const SHUTS_DOWN: &str =
     "securityalert: PortSentry is shutting down\nadminalert: PortSentry is shutting down";
-const REFUSED: &str = "succeeds: false\nsays something: true";
 
 /// A start that cannot succeed. `conf` is as in [`Bench::configure`](crate::bench::Bench::configure), or `nothing`.
-fn refused(name: &str, mode: &'static str, conf: &'static str) -> Case {
+fn refused(name: &str, mode: &'static str, conf: &'static str, what: &'static str) -> Case {
     Case::new(name, move |bench| {
         if conf != "nothing" {
             bench.configure(conf);
         }
-        bench.refuses(mode);
+        bench.refuses(mode, what);
     })
 }
 
@@ -112,7 +111,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new("the same mode twice", |bench| {
             bench.start("-tcp", "TCP_PORTS=\"1\"");
-            bench.refuses("-tcp");
+            bench.refuses("-tcp", "tcp");
         })
             .sees(
                 "adminalert: PortSentry 1.2 is starting.
@@ -123,39 +122,42 @@ pub(crate) fn cases() -> Vec<Case> {
                 securityalert: PortSentry is shutting down
                 adminalert: PortSentry is shutting down
                 succeeds: true
-                says something: false",
+                tells of tcp: false",
             )
-            .but_ours("a start that failed says so to who started it", REFUSED),
-        refused("an unknown flag", "-xtcp", "")
-            .sees(&format!("{SHUTS_DOWN}\n{REFUSED}"))
-            .but_ours("nothing runs yet that could shut down", REFUSED),
-        refused("no configuration", "-atcp", "nothing")
+            .but_ours("a start that failed says so to who started it", "succeeds: false\ntells of tcp: true"),
+        refused("an unknown flag", "-xtcp", "", "xtcp")
+            .sees(&format!("{SHUTS_DOWN}\nsucceeds: false
+                tells of xtcp: false"))
+            .but_ours("nothing runs yet that could shut down", "succeeds: false\ntells of xtcp: true"),
+        refused("no configuration", "-atcp", "nothing", "portsentry.conf")
             .sees(&format!(
                 "adminalert: PortSentry 1.2 is starting.
                 adminalert: Cannot open config file: /etc/portsentry/portsentry.conf. Exiting
                 adminalert: ERROR: Configuration files are missing/corrupted. Shutting down.
                 {SHUTS_DOWN}
-                {REFUSED}"
+                succeeds: false
+                tells of portsentry.conf: false"
             ))
-            .but_ours("a configuration is read before anything starts", REFUSED),
-        refused("no TCP_PORTS", "-tcp", "#TCP_PORTS")
+            .but_ours("a configuration is read before anything starts", "succeeds: false\ntells of portsentry.conf: true"),
+        refused("no TCP_PORTS", "-tcp", "#TCP_PORTS", "TCP_PORTS")
             .sees(&format!(
                 "adminalert: PortSentry 1.2 is starting.
                 adminalert: ERROR: Could not read TCP_PORTS option from config file
                 adminalert: ERROR: could not go into PortSentry mode. Shutting down.
                 {SHUTS_DOWN}
                 succeeds: true
-                says something: false"
+                tells of TCP_PORTS: false"
             ))
-            .but_ours("a start that failed says so to who started it", REFUSED),
-        refused("no BLOCKED_FILE", "-atcp", "#BLOCKED_FILE")
+            .but_ours("a start that failed says so to who started it", "succeeds: false\ntells of TCP_PORTS: true"),
+        refused("no BLOCKED_FILE", "-atcp", "#BLOCKED_FILE", "BLOCKED_FILE")
             .sees(&format!(
                 "adminalert: PortSentry 1.2 is starting.
                 adminalert: ERROR: Your config file is corrupted/missing mandatory option! Shutting down.
                 {SHUTS_DOWN}
-                {REFUSED}"
+                succeeds: false
+                tells of BLOCKED_FILE: false"
             ))
-            .but_ours("a configuration is read before anything starts", REFUSED),
+            .but_ours("a configuration is read before anything starts", "succeeds: false\ntells of BLOCKED_FILE: true"),
         Case::new("-tcp: the banner", |bench| {
             bench.start("-tcp", "PORT_BANNER=\"** UNAUTHORIZED ACCESS PROHIBITED ***\"");
             let banner = bench.nc("--recv-only", 11);

@@ -102,7 +102,7 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .but_ours(
             "the original knows only IPv4",
-            &blocked("TCP SYN/Normal scan", "TCP", 11).replace(STRANGER, STRANGER6),
+            &blocked6("TCP SYN/Normal scan"),
         ),
         Case::new("-tcp: a connection over IPv6 is seen", |bench| {
             bench.speak_ipv6();
@@ -111,9 +111,7 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .but_ours(
             "the original knows only IPv4",
-            &blocked("Connect", "TCP", 11)
-                .replace("atcp", "tcp")
-                .replace(STRANGER, STRANGER6),
+            &blocked6("Connect").replace("atcp", "tcp"),
         ),
     ]);
     cases
@@ -128,4 +126,14 @@ fn blocked(kind: &str, protocol: &str, port: u16) -> String {
         blocked.atcp: Host: {STRANGER}/{STRANGER} Port: {port} {protocol} Blocked
         hosts.deny: ALL: {STRANGER} : DENY"#
     )
+}
+
+/// The same over IPv6, whose addresses hosts.deny has in brackets.
+fn blocked6(kind: &str) -> String {
+    blocked(kind, "TCP", 11)
+        .replace(STRANGER, STRANGER6)
+        .replace(
+            &format!("ALL: {STRANGER6} "),
+            &format!("ALL: [{STRANGER6}] "),
+        )
 }
