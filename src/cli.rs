@@ -62,9 +62,9 @@ enum Command {
     History(history::History),
     /// Have the daemon read its configuration and ignore files again
     Reload,
-    /// Take down everything of ours in the kernel; history stays
+    /// Take down everything of ours, in the kernel and in hosts.deny; history stays
     Withdraw {
-        /// Only what would never end by itself (in this version there is nothing of that kind)
+        /// Only what would never end by itself: our lines in hosts.deny
         #[arg(long)]
         clockless: bool,
     },

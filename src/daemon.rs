@@ -384,13 +384,15 @@ impl Daemon {
             .map_err(Error::event_loop("watch a descriptor"))
     }
 
-    /// Leaves the kernel as the configuration says, and history written.
+    /// Leaves the kernel as the configuration says, nothing that only we would end, and history written.
     fn stop(mut self) {
         self.end_errands();
-        if self.engine.config().ban.on_stop == OnStop::Remove {
-            if let Err(failure) = self.engine.withdraw() {
-                error!("{failure}");
-            }
+        let withdrawn = match self.engine.config().ban.on_stop {
+            OnStop::Remove => self.engine.withdraw(),
+            OnStop::Keep => self.engine.withdraw_clockless(),
+        };
+        if let Err(failure) = withdrawn {
+            error!("{failure}");
         }
         if let Err(cause) = self.engine.close(Now::read()).stop(LAST_WORDS) {
             error!("history: {cause}");

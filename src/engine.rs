@@ -68,7 +68,7 @@ pub struct Engine {
     programs: Programs,
     /// What is to be done outside.
     errands: Vec<Errand>,
-    /// What has been lifted since history and the world began to be read: what was read before must not bring it back.
+    /// What has been lifted, or ended, since history and the world began to be read: what was read before must not bring it back.
     /// `None`: both are read.
     lifted_since_start: Option<HashSet<Source>>,
     /// Whether everything was lifted while the world was being listed.
@@ -224,11 +224,13 @@ impl Engine {
     /// Does what is due: ends bans whose time has come, and tries again what failed.
     pub fn tick(&mut self, now: Now) {
         let expired = self.bans.expire(now);
-        for ban in &expired {
-            self.world.over(ban.source);
+        let over: Vec<Source> = expired.iter().map(|ban| ban.source).collect();
+        if let Some(lifted) = &mut self.lifted_since_start {
+            lifted.extend(&over);
         }
-        let sources: Vec<Source> = expired.iter().map(|ban| ban.source).collect();
-        if let Some(words) = self.undo_by_program(&sources, now) {
+        let outcome = self.world.end(&over, now);
+        self.told(outcome, now);
+        if let Some(words) = self.undo_by_program(&over, now) {
             self.complaints.once(About::Leftovers, || words);
         }
         log_each(&expired, |ban| {
@@ -423,22 +425,33 @@ impl Engine {
         self.world.holdings()
     }
 
-    /// Takes over what the world holds and we do not know, as bans that somebody else made.
+    /// Takes over what the world holds and we do not know, as bans that somebody else made: once each, where several
+    /// responders hold it. What nobody has ended in time, because we did not run then, ends now.
     pub fn adopt(&mut self, held: Vec<Held>, now: Now) {
         let lifted = self.lifted_since_start.take().unwrap_or_default();
         if std::mem::take(&mut self.listing_is_stale) {
             return;
         }
+        let mut seen = HashSet::new();
         let is_news = |source| self.bans.get(source).is_none() && !lifted.contains(&source);
-        let (friends, held): (Vec<Held>, Vec<Held>) = held
+        let (over, held): (Vec<Held>, Vec<Held>) = held
             .into_iter()
             .filter(|held| is_news(held.source))
+            .partition(|held| held.clock.is_some_and(|clock| clock.left == 0));
+        let (friends, held): (Vec<Held>, Vec<Held>) = held
+            .into_iter()
+            .filter(|held| seen.insert(held.source))
             .partition(|held| self.guard.friend(held.source).is_some());
+        let over: Vec<Source> = over
+            .iter()
+            .map(|held| held.source)
+            .filter(|source| !seen.contains(source))
+            .collect();
+        let outcome = self.world.end(&over, now);
+        self.told(outcome, now);
         let adopted: Vec<Ban> = held.into_iter().map(|held| held.into_ban(now)).collect();
         self.counters.adopted += adopted.len() as u64;
-        log_each(&adopted, |ban| {
-            format!("adopted from the kernel: {}", banned(ban))
-        });
+        log_each(&adopted, |ban| format!("adopted: {}", banned(ban)));
         for ban in adopted {
             self.record(Record::Ban(ban.clone()), now.mono);
             self.bans.insert(ban);
@@ -459,6 +472,14 @@ impl Engine {
     /// Something of ours is still there.
     pub fn withdraw(&mut self) -> Result<(), String> {
         self.world.withdraw()
+    }
+
+    /// As [`withdraw`](Self::withdraw), but leaves bans that end by themselves.
+    ///
+    /// # Errors
+    /// Something is still there that nobody would end.
+    pub fn withdraw_clockless(&mut self) -> Result<(), String> {
+        self.world.withdraw_clockless()
     }
 
     /// Takes another configuration. Who is a friend by it is unbanned.

@@ -225,6 +225,17 @@ impl Responders {
         self.each(sources.is_empty(), |responder| responder.unban(sources))
     }
 
+    /// [`Responder::unban`] of those without a clock: the time of these bans is over.
+    #[must_use]
+    pub fn end(&mut self, sources: &[Source]) -> Vec<Error> {
+        self.each(sources.is_empty(), |responder| {
+            if responder.has_clock() {
+                return Ok(());
+            }
+            responder.unban(sources)
+        })
+    }
+
     /// [`Responder::unban_all`] of all.
     #[must_use]
     pub fn unban_all(&mut self) -> Vec<Error> {
@@ -235,6 +246,27 @@ impl Responders {
     #[must_use]
     pub fn withdraw(&mut self) -> Vec<Error> {
         self.each(false, Responder::withdraw)
+    }
+
+    /// [`Responder::withdraw`] of those without a clock.
+    #[must_use]
+    pub fn withdraw_clockless(&mut self) -> Vec<Error> {
+        self.each(false, |responder| {
+            if responder.has_clock() {
+                return Ok(());
+            }
+            responder.withdraw()
+        })
+    }
+
+    /// [`Responder::prepare`] of all again: whether one had to make something anew, and what failed.
+    pub fn verify(&mut self) -> (bool, Vec<Error>) {
+        let mut made_anew = false;
+        let failures = self.each(false, |responder| {
+            made_anew |= responder.prepare()? != Prepared::Adopted;
+            Ok(())
+        });
+        (made_anew, failures)
     }
 
     /// Whether some responder holds exactly this source.

@@ -181,7 +181,7 @@ fn all_active(history: &History, now: Now) -> Result<Vec<Ban>, history::Error> {
     Ok(all)
 }
 
-/// Takes down what the responders made. A running daemon would put it back, so there must be none.
+/// Takes down what the responders made, or of that only what would never end by itself. A running daemon would put it back, so there must be none.
 pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> {
     privilege::require(privilege::Needs::default())?;
     // The lock belongs to the history file: a daemon that was started with another one does not hold it.
@@ -191,15 +191,18 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
         )));
     }
     let _lock = StateLock::acquire(&config.history.file)?;
-    if clockless {
-        return Ok(());
-    }
-    let failures = Responders::configured(config)?.withdraw();
+    let mut responders = Responders::configured(config)?;
+    let (failures, what) = if clockless {
+        let what = "what would never end by itself is taken down";
+        (responders.withdraw_clockless(), what)
+    } else {
+        (responders.withdraw(), "taken down")
+    };
     if failures.is_empty() {
         return super::print(|out| {
             writeln!(
                 out,
-                "taken down; history stays, and the next start puts its bans back"
+                "{what}; history stays, and the next start puts its bans back"
             )
         });
     }

@@ -329,10 +329,10 @@ fn block_signals() -> nix::Result<SignalFd> {
 
 fn words_for(prepared: Prepared) -> &'static str {
     match prepared {
-        Prepared::Created => "made its table",
-        Prepared::Adopted => "found its table in place, and keeps it",
+        Prepared::Created => "made anew what its bans need",
+        Prepared::Adopted => "found what its bans need in place, and keeps it",
         Prepared::Rebuilt => {
-            "found its table in another shape, and rebuilt it with the bans that were in it"
+            "found what its bans need in another shape, and rebuilt it with the bans that were in it"
         }
     }
 }

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
-use crate::respond::{Deed, Error, Holdings, Prepared, Responders};
+use crate::respond::{Deed, Error, Holdings, Responders};
 use crate::source::Source;
 
 /// The responders, and how far they are behind.
@@ -83,10 +83,14 @@ impl Agreement {
 
     /// Lifts bans. What fails is tried again.
     pub(super) fn unban(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
+        let failures = self.responders.unban(sources);
+        self.lifted(sources, failures, now)
+    }
+
+    fn lifted(&mut self, sources: &[Source], failures: Vec<Error>, now: Now) -> Result<(), String> {
         for source in sources {
             self.unenforced.remove(source);
         }
-        let failures = self.responders.unban(sources);
         self.unlifted
             .extend(concerned(&failures, || sources.to_vec()));
         self.outcome(failures, now)
@@ -102,17 +106,17 @@ impl Agreement {
     }
 
     fn outcome(&mut self, failures: Vec<Error>, now: Now) -> Result<(), String> {
-        if failures.is_empty() {
-            return Ok(());
+        if !failures.is_empty() {
+            self.differs_since.get_or_insert(now.mono);
+            self.retry_at = Some(now.mono.later(self.pause));
         }
-        self.differs_since.get_or_insert(now.mono);
-        self.retry_at = Some(now.mono.later(self.pause));
-        Err(sentence(&failures))
+        result(&failures)
     }
 
-    /// A ban has run out, in the world as here.
-    pub(super) fn over(&mut self, source: Source) {
-        self.unenforced.remove(&source);
+    /// The time of bans is over. Responders with a clock know, the others are told. What fails is tried again.
+    pub(super) fn end(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
+        let failures = self.responders.end(sources);
+        self.lifted(sources, failures, now)
     }
 
     /// Tries again what is outstanding, if that is due; `None`: it is not.
@@ -151,22 +155,16 @@ impl Agreement {
 
     /// Looks whether what the responders made still stands, and makes it anew where it does not; `None`: it stands.
     pub(super) fn verify(&mut self, bans: &Bans, now: Now) -> Option<Result<(), String>> {
-        match self.responders.prepare() {
-            Ok(prepared)
-                if prepared
-                    .iter()
-                    .all(|(_, found)| *found == Prepared::Adopted) =>
-            {
-                return None;
-            }
-            Ok(_) => {}
-            Err(error) => return Some(self.outcome(vec![error], now)),
+        let (made_anew, failures) = self.responders.verify();
+        let looked = self.outcome(failures, now);
+        if !made_anew {
+            return looked.err().map(Err);
         }
         warn!(
             "somebody has taken our table away or changed it: putting it and {} bans back",
             bans.len()
         );
-        Some(self.replay(&bans.iter().collect::<Vec<_>>(), now))
+        Some(looked.and(self.replay(&bans.iter().collect::<Vec<_>>(), now)))
     }
 
     /// Whether some responder holds exactly this source.
@@ -178,12 +176,12 @@ impl Agreement {
 
     /// Leaves no trace in the world; what failed.
     pub(super) fn withdraw(&mut self) -> Result<(), String> {
-        let failures = self.responders.withdraw();
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(sentence(&failures))
-        }
+        result(&self.responders.withdraw())
+    }
+
+    /// Leaves nothing that would never end by itself; what failed.
+    pub(super) fn withdraw_clockless(&mut self) -> Result<(), String> {
+        result(&self.responders.withdraw_clockless())
     }
 
     pub(super) fn holdings(&self) -> Vec<Holdings> {
@@ -238,6 +236,15 @@ fn concerned(failures: &[Error], all: impl Fn() -> Vec<Source>) -> Vec<Source> {
         }
     };
     failures.iter().flat_map(of).collect()
+}
+
+/// Failures as one.
+fn result(failures: &[Error]) -> Result<(), String> {
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(sentence(failures))
+    }
 }
 
 /// Failures as one sentence.

@@ -35,6 +35,8 @@ struct World {
     /// The table is not the one we made.
     gone: bool,
     transactions: usize,
+    /// Its bans do not end by themselves.
+    clockless: bool,
 }
 
 struct Fake(Rc<RefCell<World>>);
@@ -104,7 +106,7 @@ impl Responder for Fake {
         self.act(|world| world.held.clear())
     }
     fn has_clock(&self) -> bool {
-        true
+        !self.0.borrow().clockless
     }
     fn deed(&self, ban: &Ban, _: Now) -> Deed {
         Deed::Route(format!("fake add {}", ban.source))
@@ -115,6 +117,8 @@ impl Responder for Fake {
 struct Bench {
     engine: Engine,
     world: Rc<RefCell<World>>,
+    /// What a second responder holds, without a clock; it is there where a test asks for it.
+    file: Rc<RefCell<World>>,
     listening: Vec<u16>,
     asked: usize,
     dir: tempfile::TempDir,
@@ -123,6 +127,13 @@ struct Bench {
 impl Bench {
     fn new(text: &str) -> Self {
         Self::of(config::parse(Path::new("test.toml"), text).unwrap())
+    }
+
+    /// With a second responder, which has no clock.
+    fn with_file(text: &str) -> Self {
+        Self::new(&format!(
+            "ban.responders = [\"nftables\", \"hosts-deny\"]\n{text}"
+        ))
     }
 
     fn of(mut config: Config) -> Self {
@@ -147,9 +158,18 @@ impl Bench {
         let ignored = config::ignore::read(&config.ignore).unwrap();
         let guard = Guard::new(&config, ignored, facts);
         let world = Rc::new(RefCell::new(World::default()));
+        let file = Rc::new(RefCell::new(World {
+            clockless: true,
+            ..World::default()
+        }));
         let mut responders: Vec<Box<dyn Responder>> = Vec::new();
-        if config.ban.responders.contains(&ResponderKind::Nftables) {
-            responders.push(Box::new(Fake(Rc::clone(&world))));
+        for (kind, world) in [
+            (ResponderKind::Nftables, &world),
+            (ResponderKind::HostsDeny, &file),
+        ] {
+            if config.ban.responders.contains(&kind) {
+                responders.push(Box::new(Fake(Rc::clone(world))));
+            }
         }
         let responders = Responders::of(responders);
         let history = History::open(&dir.path().join("history.db")).unwrap();
@@ -157,6 +177,7 @@ impl Bench {
         Self {
             engine: Engine::new(config, guard, responders, recorder),
             world,
+            file,
             listening: vec![22],
             asked: 0,
             dir,
@@ -181,12 +202,11 @@ impl Bench {
     }
 
     fn held(&self) -> Vec<String> {
-        self.world
-            .borrow()
-            .held
-            .keys()
-            .map(ToString::to_string)
-            .collect()
+        sources(&self.world)
+    }
+
+    fn in_file(&self) -> Vec<String> {
+        sources(&self.file)
     }
 
     fn order(&mut self, source: &str) -> Result<Ban, Refusal> {
@@ -225,6 +245,11 @@ impl Bench {
             })
             .collect()
     }
+}
+
+fn sources(world: &Rc<RefCell<World>>) -> Vec<String> {
+    let world = world.borrow();
+    world.held.keys().map(ToString::to_string).collect()
 }
 
 fn syn(source: &str, dest: &str, port: u16) -> Probe {
@@ -731,4 +756,187 @@ fn answers_to_our_own_questions_are_no_evidence() {
         NOW,
     );
     assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn bans_whose_time_is_over_are_lifted_where_there_is_no_clock_in_one_go() {
+    let mut bench = Bench::with_file("");
+    bench.probes("203.0.113.1", &[1, 2, 3], NOW);
+    bench.probes("203.0.113.2", &[1, 2, 3], NOW);
+    assert_eq!(bench.in_file(), ["203.0.113.1", "203.0.113.2"]);
+    let before = (
+        bench.world.borrow().transactions,
+        bench.file.borrow().transactions,
+    );
+    bench.engine.tick(after(599));
+    assert_eq!(bench.in_file().len(), 2);
+    bench.engine.tick(after(600));
+    assert!(bench.in_file().is_empty());
+    let since = (
+        bench.world.borrow().transactions - before.0,
+        bench.file.borrow().transactions - before.1,
+    );
+    assert_eq!(since, (0, 1), "the kernel ends them by itself");
+    assert_eq!(bench.engine.differs_since(), None);
+}
+
+#[test]
+fn an_end_that_fails_where_there_is_no_clock_is_tried_again() {
+    let mut bench = Bench::with_file("");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.file.borrow_mut().broken = true;
+    bench.engine.tick(after(600));
+    assert_eq!(bench.in_file(), [STRANGER]);
+    assert_eq!(
+        bench.engine.troubles(after(600).mono),
+        ["fake: out of order"]
+    );
+    assert!(bench.engine.differs_since().is_some());
+    bench.file.borrow_mut().broken = false;
+    bench.engine.tick(after(601));
+    assert!(bench.in_file().is_empty());
+    assert_eq!(bench.engine.differs_since(), None);
+}
+
+#[test]
+fn an_end_that_failed_does_not_lift_a_new_ban_of_the_same_source() {
+    let mut bench = Bench::with_file("");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.file.borrow_mut().broken = true;
+    bench.engine.tick(after(600));
+    bench.file.borrow_mut().broken = false;
+    bench.probes(
+        STRANGER,
+        &[1, 2, 3],
+        after(600).later(Duration::from_millis(500)),
+    );
+    bench.engine.tick(after(601));
+    bench.engine.tick(after(603));
+    assert_eq!(bench.in_file(), [STRANGER]);
+}
+
+#[test]
+fn of_two_responders_one_that_fails_does_not_keep_the_other_from_banning() {
+    for broken_is_first in [true, false] {
+        let mut bench = Bench::with_file("");
+        let (broken, sound) = if broken_is_first {
+            (Rc::clone(&bench.world), Rc::clone(&bench.file))
+        } else {
+            (Rc::clone(&bench.file), Rc::clone(&bench.world))
+        };
+        broken.borrow_mut().broken = true;
+        bench.probes(STRANGER, &[1, 2, 3], NOW);
+        assert_eq!(sources(&sound), [STRANGER]);
+        assert_eq!(bench.engine.enforced(), 0, "it is not in force everywhere");
+        bench.engine.tick(after(1));
+        assert_eq!(sources(&sound), [STRANGER]);
+        broken.borrow_mut().broken = false;
+        bench.engine.tick(after(3));
+        assert_eq!(sources(&broken), [STRANGER]);
+        assert_eq!(bench.engine.enforced(), 1);
+        let unbanned = bench
+            .engine
+            .unban(STRANGER.parse().unwrap(), "uid 0", after(4));
+        assert!(unbanned.failures.is_empty());
+        assert!(bench.held().is_empty() && bench.in_file().is_empty());
+    }
+}
+
+#[test]
+fn what_somebody_took_away_is_found_also_where_another_responder_fails() {
+    for broken_is_first in [true, false] {
+        let mut bench = Bench::with_file("");
+        let (broken, robbed) = if broken_is_first {
+            (Rc::clone(&bench.world), Rc::clone(&bench.file))
+        } else {
+            (Rc::clone(&bench.file), Rc::clone(&bench.world))
+        };
+        bench.order(STRANGER).unwrap();
+        broken.borrow_mut().broken = true;
+        {
+            let mut robbed = robbed.borrow_mut();
+            robbed.held.clear();
+            robbed.gone = true;
+        }
+        bench.engine.verify(NOW);
+        assert_eq!(sources(&robbed), [STRANGER]);
+        assert_eq!(bench.engine.counters.repairs, 1);
+        assert_eq!(bench.engine.troubles(NOW.mono).len(), 1);
+    }
+}
+
+#[test]
+fn at_a_stop_what_has_no_clock_is_withdrawn_and_the_next_start_puts_it_back() {
+    let mut bench = Bench::with_file("");
+    bench.order(STRANGER).unwrap();
+    bench.engine.withdraw_clockless().unwrap();
+    assert_eq!(bench.held(), [STRANGER]);
+    assert!(bench.in_file().is_empty());
+    let kept = bench.engine.bans().iter().cloned().collect();
+    let mut next = Bench::with_file("");
+    next.engine.replay(kept, after(60));
+    assert_eq!(next.in_file(), [STRANGER]);
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), None)]);
+}
+
+#[test]
+fn what_nobody_ended_while_we_did_not_run_ends_and_is_not_adopted() {
+    let mut bench = Bench::with_file("");
+    let _ = bench.engine.begin_listing();
+    let held = |source: &str, left| Held {
+        source: source.parse().unwrap(),
+        reason: None,
+        clock: Some(HeldClock {
+            length: 600_000,
+            left,
+        }),
+    };
+    let found = vec![
+        held("203.0.113.1", 0),
+        held("203.0.113.2", 60_000),
+        held("203.0.113.3", 0),
+        held("203.0.113.3", 60_000),
+    ];
+    bench
+        .file
+        .borrow_mut()
+        .held
+        .extend(found.iter().map(|held| (held.source, None)));
+    bench.engine.adopt(found, NOW);
+    assert_eq!(bench.in_file(), ["203.0.113.2", "203.0.113.3"]);
+    assert_eq!(bench.engine.bans().len(), 2);
+    assert_eq!(bench.engine.counters.adopted, 2);
+    assert_eq!(bench.past().len(), 2, "what is over is no new ban");
+}
+
+#[test]
+fn what_two_responders_hold_is_adopted_once() {
+    let mut bench = Bench::with_file("");
+    let _ = bench.engine.begin_listing();
+    let held = Held {
+        source: STRANGER.parse().unwrap(),
+        reason: None,
+        clock: None,
+    };
+    bench.engine.adopt(vec![held.clone(), held], NOW);
+    assert_eq!(bench.engine.counters.adopted, 1);
+    assert_eq!(bench.past().len(), 1);
+}
+
+#[test]
+fn a_ban_that_ended_while_the_world_was_listed_is_not_adopted() {
+    let mut bench = Bench::with_file("");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let _ = bench.engine.begin_listing();
+    bench.engine.tick(after(600));
+    let held = Held {
+        source: STRANGER.parse().unwrap(),
+        reason: None,
+        clock: Some(HeldClock {
+            length: 600_000,
+            left: 1_000,
+        }),
+    };
+    bench.engine.adopt(vec![held], after(600));
+    assert!(bench.engine.bans().is_empty());
 }

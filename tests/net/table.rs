@@ -115,7 +115,7 @@ fn the_table_as_text_is_the_table_the_daemon_makes() {
     assert!(
         daemon
             .log()
-            .contains("found its table in place, and keeps it"),
+            .contains("found what its bans need in place, and keeps it"),
         "{}",
         daemon.log()
     );
