@@ -9,6 +9,7 @@ use crate::source::Source;
 use std::time::Duration;
 
 pub mod command;
+pub mod hosts_deny;
 pub mod nftables;
 
 /// Anything that can make a ban real. It owns its socket, path or queue, and returns promptly.
@@ -168,8 +169,11 @@ impl Responders {
                     &config.nftables,
                     &config.ban,
                 )?)),
+                ResponderKind::HostsDeny => {
+                    list.push(Box::new(hosts_deny::HostsDeny::open(&config.hosts_deny)?));
+                }
                 // Programs run elsewhere: they take their time.
-                ResponderKind::HostsDeny | ResponderKind::Command => {}
+                ResponderKind::Command => {}
             }
         }
         Ok(Self(list))

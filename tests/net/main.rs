@@ -31,6 +31,9 @@ mod friends;
 /// The table and its sets, as an admin reads them and as others change them.
 mod table;
 
+/// Lines in hosts.deny.
+mod wrappers;
+
 /// Stops, restarts and crashes: what stays, what comes back.
 mod restart;
 
