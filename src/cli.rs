@@ -21,6 +21,7 @@ mod ban;
 mod convert;
 mod flags;
 mod history;
+mod ignore;
 mod list;
 mod offline;
 mod status;
@@ -58,6 +59,9 @@ enum Command {
     Ban(ban::Ban),
     /// Lift every ban that covers an address
     Unban(unban::Unban),
+    /// Say who is never banned: edit or list the ignore files
+    #[command(subcommand)]
+    Ignore(ignore::Ignore),
     /// Show past and present bans, the newest first
     History(history::History),
     /// Have the daemon read its configuration and ignore files again
@@ -129,6 +133,7 @@ impl Cli {
             Command::List(output) => list::run(&self.client(), *output),
             Command::Ban(ban) => ban.run(&self.client()),
             Command::Unban(unban) => unban.run(&self.client()),
+            Command::Ignore(ignore) => ignore.run(&self.client()),
             Command::History(history) => history.print(&self.strict()?),
             Command::Reload => reload(&self.client()),
             Command::Withdraw { clockless } => offline::withdraw(&self.strict()?, *clockless),
@@ -216,9 +221,14 @@ impl Client {
 
 fn check(file: &Path) -> Result<(), Failure> {
     let Loaded { config, warnings } = config::load_with(file, &BTreeSet::new())?;
-    config::ignore::read(&config.ignore)?;
+    let (_, passed_over) = config::ignore::read(&config.ignore)?;
     warnings.iter().for_each(|warning| say(warning));
-    print(|out| writeln!(out, "{}: no mistakes found", file.display()))
+    let mut but = "";
+    if !passed_over.is_empty() {
+        say(&format!("in the ignore files:\n{passed_over}"));
+        but = ", but see the warnings";
+    }
+    print(|out| writeln!(out, "{}: no mistakes found{but}", file.display()))
 }
 
 fn reload(client: &Client) -> Result<(), Failure> {

@@ -61,9 +61,11 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
             let failures = outcome.tell(None, unbanned, now);
             one_sentence(failures)
         }
-        Request::Status | Request::List | Request::Reload | Request::AddModes { .. } => {
-            Err("this request changes no bans".to_owned())
-        }
+        Request::Status
+        | Request::List
+        | Request::Reload
+        | Request::ReadIgnore
+        | Request::AddModes { .. } => Err("this request changes no bans".to_owned()),
     };
     outcome
         .lines

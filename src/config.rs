@@ -26,6 +26,7 @@ use ipnet::IpNet;
 
 pub use complaint::{Complaint, Complaints};
 pub use convert::converted;
+use ignore::Syntax;
 
 use crate::policy::Unit;
 use crate::probe::Protocol;
@@ -39,6 +40,9 @@ const LEGACY_PATHS: [&str; 2] = [
     "/etc/portsentry/portsentry.conf",
     "/usr/local/psionic/portsentry/portsentry.conf",
 ];
+
+/// What Debian's scripts for 1.2 made the ignore file beside it of, at each start: the entries that the admin keeps.
+const LEGACY_SECOND_IGNORE_FILE: &str = "portsentry.ignore.static";
 
 /// The ignore file that may be missing, because the default and the sample name it.
 pub const DEFAULT_IGNORE_FILE: &str = "/etc/portsentry/ignore.list";
@@ -409,13 +413,33 @@ pub struct IgnoreFile {
     pub path: PathBuf,
     /// Whether the admin named it: one that is named must exist, the default one may be missing.
     pub named: bool,
+    /// How its lines are read.
+    pub syntax: Syntax,
 }
 
 impl IgnoreFile {
-    /// The file at `path`, which the admin named unless it is the default one.
+    /// The file at `path`, named by the admin unless it is the default one, or the second one of 1.2 as Debian has it.
+    /// Files of 1.2's names are in its syntax, so that they can be kept with a configuration of ours.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let named = path != Path::new(DEFAULT_IGNORE_FILE);
-        Self { path, named }
+        let is = |name| path.file_name().is_some_and(|it| it == name);
+        let is_second = is(LEGACY_SECOND_IGNORE_FILE);
+        Self {
+            named: path != Path::new(DEFAULT_IGNORE_FILE) && !is_second,
+            syntax: if is_second || is("portsentry.ignore") {
+                Syntax::Legacy
+            } else {
+                Syntax::Ours
+            },
+            path,
+        }
+    }
+
+    /// The file at `path`, which a 1.2 configuration names.
+    pub(crate) fn legacy(path: PathBuf) -> Self {
+        Self {
+            syntax: Syntax::Legacy,
+            ..Self::new(path)
+        }
     }
 }
 
@@ -522,6 +546,7 @@ impl Default for Config {
                 files: vec![IgnoreFile {
                     path: DEFAULT_IGNORE_FILE.into(),
                     named: false,
+                    syntax: Syntax::Ours,
                 }],
                 addresses: Vec::new(),
                 host: BTreeSet::from([
@@ -681,7 +706,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// What the file holds, unless it holds more than `limit`.
-fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // A pipe that nobody writes to must not stop us.
     let file = File::options()

@@ -52,6 +52,8 @@ pub enum Request {
     UnbanAll,
     /// Read the configuration anew: answered by a [`Reloaded`].
     Reload,
+    /// Read the ignore files anew, and lift the bans of whom they name: answered by an [`IgnoreRead`].
+    ReadIgnore,
     /// Run in these modes of 1.2 too.
     AddModes {
         /// `tcp`, `audp` …
@@ -71,6 +73,8 @@ pub enum Line {
     Lifted(Lifted),
     /// To `reload`.
     Reloaded(Reloaded),
+    /// To `read-ignore`.
+    IgnoreRead(IgnoreRead),
     /// To any, before what it was asked for: the daemon is at it, and this may take long. Further lines may take
     /// [`LONG_PATIENCE`] each.
     Wait,
@@ -171,6 +175,13 @@ pub struct Lifted {
 pub struct Reloaded {
     /// Keys that have changed and take effect at a restart only.
     pub needs_restart: Vec<String>,
+}
+
+/// Where it is written who is ignored from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoreRead {
+    /// The files the daemon reads, by the configuration it runs with.
+    pub files: Vec<String>,
 }
 
 /// Why the daemon could not be asked.

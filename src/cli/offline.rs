@@ -82,11 +82,8 @@ fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
         _ => all_active(&history, now)?,
     };
     let host = Host::open()?;
-    let guard = Guard::new(
-        config,
-        config::ignore::read(&config.ignore)?,
-        host.facts().clone(),
-    );
+    let (ignored, _) = config::ignore::read(&config.ignore)?;
+    let guard = Guard::new(config, ignored, host.facts().clone());
     let mut responders = Responders::configured(config)?;
     if matches!(request, Request::Ban { .. }) {
         responders.prepare()?;

@@ -110,7 +110,7 @@ fn stop_first(client: &Client) -> String {
 }
 
 /// `203.0.113.7 unbanned (syn scan, 3 tcp ports, last 23; 2h ago; 22h were left)`
-fn sentence(one: &Lifted, now: Now) -> String {
+pub(super) fn sentence(one: &Lifted, now: Now) -> String {
     let Some(source) = &one.source else {
         return format!("{} is not banned", one.asked.as_deref().unwrap_or("it"));
     };

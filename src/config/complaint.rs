@@ -15,8 +15,10 @@ pub struct Complaint {
     pub place: Option<(usize, usize)>,
     /// Cause and remedy, in one line.
     pub message: String,
+    /// 1.2's log line for it, where it had one.
+    pub alert: Option<String>,
     /// The line and what marks the place in it, both made safe to print.
-    excerpt: Option<(String, String)>,
+    excerpt: Option<Box<(String, String)>>,
 }
 
 /// Everything that is wrong: file by file and line by line, then what does not fit together. Empty: nothing.
@@ -44,6 +46,7 @@ impl Complaint {
             file: file.to_owned(),
             place: None,
             message: message.into(),
+            alert: None,
             excerpt: None,
         }
     }
@@ -101,10 +104,11 @@ impl Complaint {
             file: file.to_owned(),
             place: Some((number, column + 1)),
             message: message.into(),
-            excerpt: Some((
+            alert: None,
+            excerpt: Some(Box::new((
                 format!("{before}{marked}{after}{}", cut(to < line.len())),
                 mark,
-            )),
+            ))),
         }
     }
 }
@@ -116,7 +120,7 @@ impl fmt::Display for Complaint {
             write!(f, ":{line}:{column}")?;
         }
         write!(f, ": {}", self.message)?;
-        if let Some((line, mark)) = &self.excerpt {
+        if let Some((line, mark)) = self.excerpt.as_deref() {
             write!(f, "\n  {line}\n  {mark}")?;
         }
         Ok(())
@@ -193,12 +197,19 @@ impl std::error::Error for Complaints {}
 
 /// A word out of a file, in quotes, cut where it is long, and safe to print.
 pub(super) fn quoted(word: &str) -> String {
-    let rest = match word.char_indices().nth(WORD) {
-        Some((end, _)) => &word[..end],
-        None => word,
-    };
-    let cut = if rest.len() < word.len() { "…" } else { "" };
-    format!("\"{}{cut}\"", printable(rest))
+    format!("\"{}\"", shortened(word, WORD))
+}
+
+/// A line out of a file as far as it is shown whole, and safe to print.
+pub(super) fn line_of(line: &str) -> String {
+    shortened(line, WHOLE_LINE)
+}
+
+fn shortened(text: &str, length: usize) -> String {
+    match text.char_indices().nth(length) {
+        Some((end, _)) => format!("{}…", printable(&text[..end])),
+        None => printable(text),
+    }
 }
 
 /// `; did you mean "window"?`, or where nothing is near: `; known: "trigger", "window"`.

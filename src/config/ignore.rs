@@ -1,19 +1,22 @@
 //! Ignore files: who is never banned, one address or prefix a line, and [`IgnoreList`], which answers for an address.
 //!
-//! The syntax is 1.2's, with IPv6 and any prefix. What of this host itself is never banned is found out elsewhere.
+//! What a single line says is for `line`. What of this host itself is never banned is found out elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::complaint::{Complaint, Complaints, printable, quoted};
+use super::complaint::{Complaint, Complaints, printable};
 use super::{Ignore, IgnoreFile};
-use crate::source::unmapped;
+
+mod line;
+
+pub use line::{Syntax, prefix};
 
 /// Who is never banned by the admin's word. Answers for one address in at most 33 look-ups, 129 for IPv6,
 /// one for each length of prefix that occurs.
@@ -48,32 +51,38 @@ pub enum Place {
 }
 
 /// A larger file is refused.
-const MAX_BYTES: u64 = 16 << 20;
+pub const MAX_BYTES: u64 = 16 << 20;
 
 impl IgnoreList {
     /// The most specific entry that covers `address`. A mapped address (`::ffff:192.0.2.7`) is taken for its IPv4 one.
     #[must_use]
     pub fn find(&self, address: IpAddr) -> Option<&Entry> {
-        let address = address.to_canonical();
-        let lengths = match address {
-            IpAddr::V4(_) => &self.lengths4,
-            IpAddr::V6(_) => &self.lengths6,
+        self.covering(address.to_canonical().into())
+    }
+
+    /// The most specific entry that covers all of `net`, host bits cleared.
+    #[must_use]
+    pub fn covering(&self, net: IpNet) -> Option<&Entry> {
+        let lengths = match net {
+            IpNet::V4(_) => &self.lengths4,
+            IpNet::V6(_) => &self.lengths6,
         };
-        lengths.iter().rev().find_map(|&length| {
-            let net = IpNet::new(address, length).ok()?;
-            self.entries.get(&net.trunc())
-        })
+        lengths
+            .range(..=net.prefix_len())
+            .rev()
+            .find_map(|&length| {
+                let wider = IpNet::new(net.addr(), length).ok()?;
+                self.entries.get(&wider.trunc())
+            })
     }
 
     /// An entry that `net` shares addresses with: one that covers it, or else one that lies within it.
     #[must_use]
     pub fn overlapping(&self, net: IpNet) -> Option<&Entry> {
-        let covering = self
-            .find(net.addr())
-            .filter(|entry| entry.net.contains(&net));
         // In the order of prefixes, what lies within one stands right behind it.
         let next = || self.entries.range(net..).next().map(|(_, entry)| entry);
-        covering.or_else(|| next().filter(|entry| net.contains(&entry.net)))
+        self.covering(net)
+            .or_else(|| next().filter(|entry| net.contains(&entry.net)))
     }
 
     /// All entries, in the order of their addresses.
@@ -126,12 +135,32 @@ impl fmt::Display for Place {
     }
 }
 
+impl Ignore {
+    /// The file that additions go into: the first one; of 1.2's, the one that Debian keeps them in, where it is there.
+    #[must_use]
+    pub fn editable(&self) -> Option<&IgnoreFile> {
+        // At each start, Debian's scripts for 1.2 make the other one anew out of this one.
+        let lasts = |file: &&IgnoreFile| {
+            file.syntax == Syntax::Legacy
+                && file
+                    .path
+                    .file_name()
+                    .is_some_and(|it| it == super::LEGACY_SECOND_IGNORE_FILE)
+                && file.path.exists()
+        };
+        self.files.iter().find(lasts).or_else(|| self.files.first())
+    }
+}
+
 /// Everybody the configuration tells to ignore: `ignore.addresses` and the files. Reads the files anew each time.
+/// Beside the list stand warnings: about lines in 1.2's syntax that are passed over, or not what they look like.
 ///
 /// # Errors
-/// A file that cannot be read, but for one that is missing and was not named by the admin; lines that are no address.
-pub fn read(ignore: &Ignore) -> Result<IgnoreList, Complaints> {
-    let mut complaints = Complaints::default();
+/// A file that cannot be read, but for one that is missing and was not named by the admin; lines in our syntax that are
+/// no address.
+pub fn read(ignore: &Ignore) -> Result<(IgnoreList, Complaints), Complaints> {
+    let mut mistakes = Complaints::default();
+    let mut warnings = Complaints::default();
     let mut entries: Vec<Entry> = ignore
         .addresses
         .iter()
@@ -143,43 +172,39 @@ pub fn read(ignore: &Ignore) -> Result<IgnoreList, Complaints> {
     for file in &ignore.files {
         match text(file) {
             Ok(text) => {
-                let (found, wrong) = parse(&file.path, &text);
+                let (found, wrong) = parse(&file.path, file.syntax, &text);
                 entries.extend(found);
-                complaints.append(wrong);
+                match file.syntax {
+                    Syntax::Ours => mistakes.append(wrong),
+                    Syntax::Legacy => warnings.append(wrong),
+                }
             }
-            Err(message) => complaints.add(|| Complaint::about(&file.path, message)),
+            Err(message) => mistakes.add(|| Complaint::about(&file.path, message)),
         }
     }
-    complaints.or(entries.into_iter().collect())
+    mistakes.or((entries.into_iter().collect(), warnings))
 }
 
-/// Reads an ignore file's text: an address or prefix a line, blanks around it, `#` and what follows, empty lines.
+/// Reads an ignore file's text, line by line.
 ///
-/// Host bits are allowed. The entries are those of the good lines, whatever the others hold.
+/// The entries are those of the good lines, whatever the others hold.
 #[must_use]
-pub fn parse(file: &Path, text: &str) -> (Vec<Entry>, Complaints) {
+pub fn parse(file: &Path, syntax: Syntax, text: &str) -> (Vec<Entry>, Complaints) {
     let name: Arc<Path> = file.into();
     let mut entries = Vec::new();
     let mut complaints = Complaints::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (index, line) in text.split('\n').enumerate() {
-        let words = line.split('#').next().unwrap_or_default().trim();
-        if words.is_empty() {
-            continue;
-        }
-        match prefix(words) {
-            Ok(net) => entries.push(Entry {
-                net,
-                place: Place::Line {
-                    file: Arc::clone(&name),
-                    line: index + 1,
-                },
-            }),
-            Err(message) => complaints.add(|| {
-                let start = line.find(words).unwrap_or_default();
-                let span = start..start + words.len();
-                Complaint::on_line(file, index + 1, line, span, message)
-            }),
+    for (index, text) in text.split('\n').enumerate() {
+        let line = syntax.read(text);
+        entries.extend(line.net.map(|net| Entry {
+            net,
+            place: Place::Line {
+                file: Arc::clone(&name),
+                line: index + 1,
+            },
+        }));
+        if let Some(mistake) = line.mistake {
+            complaints.add(|| mistake.on_line(file, index + 1, text));
         }
     }
     (entries, complaints)
@@ -192,10 +217,13 @@ fn text(file: &IgnoreFile) -> Result<String, String> {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if file.named {
-                Err(
-                    "ignore.files names this file, but there is none; create it, or take it out of ignore.files"
-                        .to_owned(),
-                )
+                let key = match file.syntax {
+                    Syntax::Ours => "ignore.files",
+                    Syntax::Legacy => "IGNORE_FILE",
+                };
+                Err(format!(
+                    "{key} names this file, but there is none; create it, or take it out of {key}"
+                ))
             } else {
                 Ok(String::new())
             }
@@ -204,77 +232,28 @@ fn text(file: &IgnoreFile) -> Result<String, String> {
     }
 }
 
-/// An address or prefix that an admin wrote, or cause and remedy. Host bits are cleared, a mapped IPv4 one is unmapped.
-pub(super) fn prefix(text: &str) -> Result<IpNet, String> {
-    let Some(net) = text
-        .parse::<IpAddr>()
-        .map(IpNet::from)
-        .ok()
-        .or_else(|| text.parse().ok())
-    else {
-        return Err(format!("{} is {}", quoted(text), no_prefix(text)));
-    };
-    let net = unmapped(net.trunc());
-    if net.prefix_len() == 0 {
-        return Err(format!(
-            "{} would ignore everybody; to log scans and ban nobody, set response = \"log\" in [tcp] and [udp]",
-            quoted(text)
-        ));
-    }
-    Ok(net)
-}
-
-/// What `text` is instead of a prefix, and what to write.
-fn no_prefix(text: &str) -> String {
-    if text.split_whitespace().count() > 1 {
-        return "more than one address; write one on each line, and # before a remark".to_owned();
-    }
-    if let Some((address, length)) = text.split_once('/') {
-        if let Ok(mask) = length.parse::<Ipv4Addr>() {
-            return match (
-                address.parse::<Ipv4Addr>(),
-                ipnet::ipv4_mask_to_prefix(mask),
-            ) {
-                (Ok(address), Ok(bits)) => {
-                    format!("written with a netmask; write {address}/{bits}")
-                }
-                _ => "written with a netmask; write the number of bits, such as /24".to_owned(),
-            };
-        }
-        match address.parse() {
-            Ok(IpAddr::V4(_)) => return "an address with a bad length; write /1 to /32".to_owned(),
-            Ok(IpAddr::V6(_)) => {
-                return "an address with a bad length; write /1 to /128".to_owned();
-            }
-            Err(_) => {}
-        }
-    }
-    if text.contains('%') {
-        return "an address with an interface; write it without what begins with %".to_owned();
-    }
-    if text.contains(|c: char| c.is_alphabetic()) && !text.contains(':') {
-        return "no IP address or prefix; names are not looked up, write the addresses".to_owned();
-    }
-    "no IP address or prefix; write one such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32".to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use proptest::prelude::*;
 
     fn nets(text: &str) -> Vec<String> {
-        let (entries, complaints) = parse(Path::new("/i"), text);
+        let (entries, complaints) = parse(Path::new("/i"), Syntax::Ours, text);
         assert!(complaints.is_empty(), "{complaints}");
         entries.iter().map(|entry| entry.net.to_string()).collect()
     }
 
     fn wrong(text: &str) -> String {
-        parse(Path::new("/i"), text).1.to_string()
+        parse(Path::new("/i"), Syntax::Ours, text).1.to_string()
     }
 
     fn list(text: &str) -> IgnoreList {
-        parse(Path::new("/i"), text).0.into_iter().collect()
+        parse(Path::new("/i"), Syntax::Ours, text)
+            .0
+            .into_iter()
+            .collect()
     }
 
     #[test]
@@ -349,6 +328,78 @@ mod tests {
     }
 
     #[test]
+    fn what_covers_a_prefix_is_found_past_what_is_narrower() {
+        let list = list("10.0.0.0\n10.0.0.0/8\n10.1.0.0/16\n2001:db8::/32");
+        for (net, covering) in [
+            ("10.0.0.0/9", Some("/i:2")),
+            ("10.0.0.0/32", Some("/i:1")),
+            ("10.1.0.0/16", Some("/i:3")),
+            ("10.0.0.0/7", None),
+            ("2001:db8:5::/48", Some("/i:4")),
+        ] {
+            let found = list.covering(net.parse().unwrap());
+            let place = found.map(|entry| entry.place.to_string());
+            assert_eq!(place.as_deref(), covering, "{net}");
+        }
+    }
+
+    #[test]
+    fn files_as_1_2_had_them_are_merged_and_what_they_hold_wrong_is_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, named| IgnoreFile {
+            path: dir.path().join(name),
+            named,
+            syntax: Syntax::Legacy,
+        };
+        let mut ignore = Ignore {
+            files: vec![
+                file("portsentry.ignore", true),
+                file("portsentry.ignore.static", false),
+            ],
+            addresses: Vec::new(),
+            host: BTreeSet::new(),
+        };
+        let complaint = read(&ignore).unwrap_err().to_string();
+        assert!(
+            complaint.contains(": IGNORE_FILE names this file"),
+            "{complaint}"
+        );
+
+        let main = &ignore.files[0].path;
+        std::fs::write(
+            main,
+            b"# own\n127.0.0.1/32\n0.0.0.0\n\nB\xfcro\n10.9.0.2/33\n10.9.0.9/24",
+        )
+        .unwrap();
+        let (list, warnings) = read(&ignore).unwrap();
+        assert_eq!(list.len(), 3);
+        let last = list.find("10.9.0.1".parse().unwrap()).unwrap();
+        assert_eq!(last.place.to_string(), format!("{}:7", main.display()));
+        let places: Vec<_> = warnings.iter().map(|it| it.place).collect();
+        assert_eq!(places, [Some((5, 1)), Some((6, 1))]);
+        assert_eq!(warnings.iter().filter(|it| it.alert.is_some()).count(), 1);
+        assert_eq!(ignore.editable(), Some(&ignore.files[0]));
+
+        let fixed = &ignore.files[1].path;
+        std::fs::write(fixed, "2001:db8::/32\n").unwrap();
+        let (list, _) = read(&ignore).unwrap();
+        assert!(list.find("2001:db8::1".parse().unwrap()).is_some());
+        assert_eq!(ignore.editable(), Some(&ignore.files[1]));
+        ignore.files[1].syntax = Syntax::Ours;
+        assert_eq!(ignore.editable(), Some(&ignore.files[0]));
+    }
+
+    #[test]
+    fn a_flood_of_bad_lines_is_told_in_few() {
+        let flood = format!("x{}\n", "y".repeat(10_000)).repeat(1000);
+        let text = format!("{flood}{}192.0.2.7", "10.0.0.0/99\n".repeat(100_000));
+        let (entries, warnings) = parse(Path::new("/i"), Syntax::Legacy, &text);
+        assert_eq!(entries.len(), 1);
+        assert!(warnings.iter().count() <= Complaints::MAX);
+        assert!(warnings.to_string().len() < 20_000);
+    }
+
+    #[test]
     fn an_entry_that_would_ignore_everybody_is_refused() {
         for line in ["0.0.0.0/0", "10.0.0.0/0", "::/0", "::ffff:0.0.0.0/96"] {
             assert!(wrong(line).contains("would ignore everybody"), "{line}");
@@ -393,12 +444,13 @@ mod tests {
             files: vec![IgnoreFile {
                 path: path.clone(),
                 named,
+                syntax: Syntax::Ours,
             }],
             addresses: vec!["192.0.2.0/24".parse().unwrap()],
             host: BTreeSet::new(),
         };
 
-        let list = read(&ignore(false)).unwrap();
+        let (list, _) = read(&ignore(false)).unwrap();
         let entry = list.find("192.0.2.9".parse().unwrap()).unwrap();
         assert_eq!(entry.place.to_string(), "ignore.addresses");
         assert_eq!(
@@ -410,7 +462,7 @@ mod tests {
         );
 
         std::fs::write(&path, b"# B\xfcro\n198.51.100.1").unwrap();
-        let list = read(&ignore(true)).unwrap();
+        let (list, _) = read(&ignore(true)).unwrap();
         let entry = list.find("198.51.100.1".parse().unwrap()).unwrap();
         assert_eq!(entry.place.to_string(), format!("{}:2", path.display()));
 
@@ -427,9 +479,24 @@ mod tests {
             odd in any::<char>(),
         ) {
             let text = text.replace('a', &odd.to_string());
-            let (entries, complaints) = parse(Path::new("/i"), &text);
-            let _ = complaints.to_string();
-            prop_assert!(entries.iter().all(|entry| entry.net.prefix_len() > 0));
+            for syntax in [Syntax::Ours, Syntax::Legacy] {
+                let (entries, complaints) = parse(Path::new("/i"), syntax, &text);
+                let _ = complaints.to_string();
+                prop_assert!(entries.iter().all(|entry| entry.net.prefix_len() > 0));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("ignore");
+            std::fs::write(&path, &bytes).unwrap();
+            for syntax in [Syntax::Ours, Syntax::Legacy] {
+                let files = vec![IgnoreFile { path: path.clone(), named: true, syntax }];
+                let ignore = Ignore { files, addresses: Vec::new(), host: BTreeSet::new() };
+                let read = read(&ignore);
+                prop_assert!(syntax == Syntax::Ours || read.is_ok());
+            }
         }
     }
 }

@@ -290,7 +290,8 @@ mod tests {
     #[test]
     fn the_sample_ignore_file_ignores_nobody() {
         let text = include_str!("../../config/ignore.list");
-        let (entries, complaints) = ignore::parse(Path::new("ignore.list"), text);
+        let (entries, complaints) =
+            ignore::parse(Path::new("ignore.list"), ignore::Syntax::Ours, text);
         assert!(entries.is_empty() && complaints.is_empty());
     }
 

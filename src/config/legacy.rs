@@ -169,7 +169,7 @@ impl<'a> Reader<'a> {
             ignore: Ignore {
                 files: self
                     .somewhere("IGNORE_FILE")
-                    .map(IgnoreFile::new)
+                    .map(IgnoreFile::legacy)
                     .into_iter()
                     .collect(),
                 ..default.ignore

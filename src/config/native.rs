@@ -17,7 +17,8 @@ use super::fit::misfits;
 use super::syntax::{Readable, utf8};
 use super::value::{Fault, Value};
 use super::{
-    Config, Control, IgnoreFile, Loaded, WatchMode, cannot_read, is_legacy, keys, legacy, read_file,
+    Config, Control, IgnoreFile, LEGACY_SECOND_IGNORE_FILE, Loaded, WatchMode, cannot_read,
+    is_legacy, keys, legacy, read_file,
 };
 
 /// A larger file is refused.
@@ -135,10 +136,10 @@ impl Draft {
         let files = &mut self.config.ignore.files;
         let beside = files
             .first()
-            .map(|file| file.path.with_file_name("portsentry.ignore.static"));
+            .map(|file| file.path.with_file_name(LEGACY_SECOND_IGNORE_FILE));
         files.extend(
             beside
-                .filter(|beside| beside.exists() && files.iter().all(|file| file.path != *beside))
+                .filter(|beside| files.iter().all(|file| file.path != *beside))
                 .map(IgnoreFile::new),
         );
     }

@@ -9,7 +9,7 @@ use super::{Daemon, Error, HOST_AGAIN, Token, notices};
 use crate::capture::Watched;
 use crate::clock::Now;
 use crate::config::{self, Complaints, Config, Loaded, Mode, Watch, WatchMode};
-use crate::control::Reloaded;
+use crate::control::{IgnoreRead, Reloaded};
 use crate::history::TextFiles;
 use crate::host::{self, Facts, FileWatch};
 use crate::listen;
@@ -62,7 +62,7 @@ impl Daemon {
             warnings,
         } = config::load_with(&self.config_path, &modes).map_err(words)?;
         notices::warnings(&warnings);
-        let ignored = config::ignore::read(&new.ignore).map_err(words)?;
+        let (ignored, passed_over) = config::ignore::read(&new.ignore).map_err(words)?;
         let old = self.engine.config();
         let needs_restart = config::needs_restart(old, &new);
         let new = new.with_restart_keys_of(old);
@@ -83,6 +83,7 @@ impl Daemon {
         self.engine.reconfigure(new, ignored, now);
         self.modes = modes;
         info!("the configuration was read again");
+        tell(&passed_over);
         for key in &needs_restart {
             warn!("{key} has changed, which takes effect at a restart");
         }
@@ -96,22 +97,28 @@ impl Daemon {
         if !self.ignore_watch.changed() {
             return;
         }
+        if let Err(complaints) = self.read_ignore(now) {
+            error!(
+                "the ignore files have changed, and the last good list stays in force:\n{complaints}"
+            );
+        }
+    }
+
+    /// Reads the ignore files again. With mistakes in them, the last good list stays in force.
+    pub(super) fn read_ignore(&mut self, now: Now) -> Result<IgnoreRead, Complaints> {
         let config = self.engine.config().clone();
         // Directories may have moved and links may point elsewhere: watch anew, and read after that.
         if let Err(cause) = self.watch_ignore_files(&config) {
             error!("the ignore files cannot be watched any more, reload after an edit: {cause}");
         }
-        match config::ignore::read(&config.ignore) {
-            Ok(ignored) => {
-                info!("the ignore files have changed: {} entries", ignored.len());
-                self.engine.ignore_changed(ignored, now);
-            }
-            Err(complaints) => {
-                error!(
-                    "the ignore files have changed, and the last good list stays in force:\n{complaints}"
-                );
-            }
-        }
+        let (ignored, warnings) = config::ignore::read(&config.ignore)?;
+        info!("the ignore files have changed: {} entries", ignored.len());
+        tell(&warnings);
+        self.engine.ignore_changed(ignored, now);
+        let name = |path: &PathBuf| path.display().to_string();
+        Ok(IgnoreRead {
+            files: files_of(&config).iter().map(name).collect(),
+        })
     }
 
     fn watch_ignore_files(&mut self, config: &Config) -> Result<(), Error> {
@@ -144,13 +151,7 @@ impl Daemon {
 
 /// Watches the ignore files, and says which of them cannot be watched.
 pub(super) fn watch(config: &Config) -> Result<FileWatch, host::Error> {
-    let files: Vec<PathBuf> = config
-        .ignore
-        .files
-        .iter()
-        .map(|file| file.path.clone())
-        .collect();
-    let (watch, unwatched) = FileWatch::open(&files)?;
+    let (watch, unwatched) = FileWatch::open(&files_of(config))?;
     for path in unwatched {
         warn!(
             "{}: its directory cannot be watched, so that an edit takes effect at a reload only",
@@ -158,6 +159,21 @@ pub(super) fn watch(config: &Config) -> Result<FileWatch, host::Error> {
         );
     }
     Ok(watch)
+}
+
+fn files_of(config: &Config) -> Vec<PathBuf> {
+    let files = config.ignore.files.iter();
+    files.map(|file| file.path.clone()).collect()
+}
+
+/// Logs what the ignore files hold that is passed over, first in 1.2's words where it had some.
+pub(super) fn tell(warnings: &Complaints) {
+    for alert in warnings.iter().filter_map(|it| it.alert.as_ref()) {
+        info!("{alert}");
+    }
+    if !warnings.is_empty() {
+        warn!("in the ignore files:\n{warnings}");
+    }
 }
 
 /// The indexes of the interfaces that the configuration names, those that exist; `None`: all but loopback.

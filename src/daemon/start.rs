@@ -179,7 +179,8 @@ impl Daemon {
         notices::starting();
         let Loaded { config, warnings } = config::load_with(config_path, &modes)?;
         notices::warnings(&warnings);
-        let ignored = config::ignore::read(&config.ignore)?;
+        let (ignored, passed_over) = config::ignore::read(&config.ignore)?;
+        follow::tell(&passed_over);
         let needs = needs_of(config_path, &config);
         privilege::require(needs)?;
         let lock = StateLock::acquire(&config.history.file)?;

@@ -155,7 +155,7 @@ impl Bench {
                 loopback: false,
             }],
         );
-        let ignored = config::ignore::read(&config.ignore).unwrap();
+        let (ignored, _) = config::ignore::read(&config.ignore).unwrap();
         let guard = Guard::new(&config, ignored, facts);
         let world = Rc::new(RefCell::new(World::default()));
         let file = Rc::new(RefCell::new(World {
@@ -598,7 +598,7 @@ fn who_becomes_a_friend_is_unbanned() {
         "ignore.addresses = [\"203.0.113.0/24\"]",
     )
     .unwrap();
-    let ignored = config::ignore::read(&config.ignore).unwrap();
+    let (ignored, _) = config::ignore::read(&config.ignore).unwrap();
     bench.engine.reconfigure(config, ignored, NOW);
     assert!(bench.held().is_empty());
     assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("ignored"))]);

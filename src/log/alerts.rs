@@ -128,6 +128,12 @@ pub fn failed(alarm: &Alarm, host: Host<'_>) -> String {
     }
 }
 
+/// A line of an ignore file is passed over.
+#[must_use]
+pub fn bad_netmask(line: &str) -> String {
+    format!("adminalert: Invalid netmask in config file: {line}  Ignoring entry.")
+}
+
 /// `TCP` or `UDP`.
 #[must_use]
 pub fn protocol(protocol: Protocol) -> &'static str {

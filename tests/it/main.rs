@@ -33,10 +33,15 @@ impl Files {
 
     /// Runs `portsentry -c portsentry.toml ARGS` in the directory, so that files are named as they were typed.
     fn portsentry(&self, args: &[&str]) -> Said {
+        self.portsentry_by("portsentry.toml", args)
+    }
+
+    /// The same with another configuration.
+    fn portsentry_by(&self, config: &str, args: &[&str]) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portsentry"));
         command
             .current_dir(&self.dir)
-            .args(["-c", "portsentry.toml"])
+            .args(["-c", config])
             .args(args);
         Said::from(command.output().expect("it was built with this test"))
     }
@@ -75,7 +80,7 @@ fn help_and_version_go_to_standard_output() {
     let said = files.portsentry(&["--help"]);
     assert_eq!(said.status, 0);
     for command in [
-        "run", "check", "convert", "status", "list", "ban", "unban", "history", "reload",
+        "run", "check", "convert", "status", "list", "ban", "unban", "ignore", "history", "reload",
         "withdraw",
     ] {
         assert!(
@@ -104,6 +109,15 @@ fn what_cannot_be_meant_is_a_usage_error() {
         &["unban"],
         &["unban", "192.0.2.1/33"],
         &["unban", "--all", "192.0.2.1"],
+        &["ignore"],
+        &["ignore", "add"],
+        &["ignore", "add", "example.org"],
+        &["ignore", "add", "192.0.2.1/33"],
+        &["ignore", "add", "0.0.0.0/0"],
+        &["ignore", "add", "10.9.2"],
+        &["ignore", "add", "192.0.2.1", "192.0.2.2"],
+        &["ignore", "add", "192.0.2.1", "--remark", "two\nlines"],
+        &["ignore", "remove", "::/0"],
         &["history", "-n", "-1"],
         &["status", "--xml"],
         &["reload", "now"],
@@ -284,6 +298,159 @@ fn ignore_files_are_checked_too() {
     }
     files.write("ignore.list", "192.0.2.1 # mine\n2001:db8::/32\n");
     assert_eq!(files.portsentry(&["check"]).status, 0);
+}
+
+#[test]
+fn ignore_files_are_edited_without_a_daemon() {
+    let files = Files::new("");
+    let [list, more, socket, history] = ["ignore.list", "more.list", "control.sock", "history.db"]
+        .map(|name| files.path(name).display().to_string());
+    files.write(
+        "portsentry.toml",
+        &format!(
+            "[ignore]\nfiles = [{list:?}, {more:?}]\naddresses = [\"198.51.100.0/24\"]\n\
+             [control]\nsocket = {socket:?}\n[history]\nfile = {history:?}\n"
+        ),
+    );
+    files.write("more.list", "# theirs\n192.0.2.7\n203.0.113.0/24 # net\n");
+    let ignore = |args: &[&str]| {
+        let said = files.portsentry(&[&["ignore"], args].concat());
+        assert_eq!(said.status, 0, "{args:?}: {said:?}");
+        said.out
+    };
+    let text = |name: &str| fs::read_to_string(files.path(name)).expect("it is there");
+
+    let said = files.portsentry(&["ignore", "add", "2001:db8::1"]);
+    assert_eq!(
+        (said.out, said.err),
+        (
+            format!("2001:db8::1 is ignored by {list}:1\n"),
+            "portsentry: no daemon is running: its next start reads this\n".to_owned()
+        ),
+        "a file that is not there is made"
+    );
+    assert_eq!(
+        ignore(&["add", "10.9.0.9/24", "--remark", "the lab"]),
+        format!("10.9.0.0/24 is ignored by {list}:2\n")
+    );
+    assert_eq!(text("ignore.list"), "2001:db8::1\n10.9.0.0/24  # the lab\n");
+    for (again, by) in [
+        ("10.9.0.0/24", format!("{list}:2")),
+        ("10.9.0.3", format!("10.9.0.0/24 in {list}:2")),
+        ("::ffff:192.0.2.7", format!("{more}:2")),
+        (
+            "198.51.100.1",
+            "198.51.100.0/24 in ignore.addresses".to_owned(),
+        ),
+    ] {
+        let said = ignore(&["add", again]);
+        assert!(
+            said.ends_with(&format!(" is ignored already by {by}\n")),
+            "{said}"
+        );
+    }
+    assert_eq!(
+        text("ignore.list").lines().count(),
+        2,
+        "nothing is added twice"
+    );
+
+    let listed = ignore(&["list"]);
+    for (source, place) in [
+        ("10.9.0.0/24", format!("{list}:2")),
+        ("192.0.2.7", format!("{more}:2")),
+        ("198.51.100.0/24", "ignore.addresses".to_owned()),
+    ] {
+        let row = listed.lines().find(|row| row.starts_with(source));
+        assert!(row.is_some_and(|row| row.ends_with(&place)), "{listed}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&ignore(&["list", "--json"])).unwrap();
+    assert_eq!(
+        json[0],
+        serde_json::json!({"source": "10.9.0.0/24", "file": list, "line": 2})
+    );
+    assert_eq!(
+        json[2],
+        serde_json::json!({"source": "198.51.100.0/24", "key": "ignore.addresses"})
+    );
+
+    assert_eq!(
+        ignore(&["remove", "192.0.2.7"]),
+        format!("192.0.2.7 is taken out of {more}:2\n")
+    );
+    assert_eq!(text("more.list"), "# theirs\n203.0.113.0/24 # net\n");
+    assert_eq!(
+        ignore(&["remove", "10.9.0.3"]),
+        format!(
+            "10.9.0.3 stands in no ignore file\n10.9.0.3 is still ignored by 10.9.0.0/24 in {list}:2\n"
+        )
+    );
+    assert_eq!(
+        fs::read_dir(files.path("")).unwrap().count(),
+        3,
+        "nothing is left behind"
+    );
+}
+
+#[test]
+fn the_ignore_files_of_1_2_are_read_and_edited_as_they_are() {
+    let files = Files::new("");
+    let [main, kept] = ["portsentry.ignore", "portsentry.ignore.static"]
+        .map(|name| files.path(name).display().to_string());
+    let history = files.path("history").display().to_string();
+    files.write(
+        "portsentry.conf",
+        &format!("IGNORE_FILE={main:?}\nHISTORY_FILE={history:?}\nBLOCKED_FILE={history:?}\nSCAN_TRIGGER=\"0\"\n"),
+    );
+    files.write("portsentry.modes", "atcp\n");
+    files.write("portsentry.conf.d/socket.toml", &{
+        let socket = files.path("control.sock").display().to_string();
+        format!("control.socket = {socket:?}\n")
+    });
+    files.write(
+        "portsentry.ignore",
+        "127.0.0.1/32\n10.9.0.2/33\n10.9.2 # copy\n",
+    );
+    let run = |args: &[&str]| files.portsentry_by("portsentry.conf", args);
+
+    let said = run(&["check"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(
+        said.err.contains(&format!("{main}:2:1: passed over: ")),
+        "{said:?}"
+    );
+
+    files.write("portsentry.ignore.static", "10.9.2 # copy\n");
+    let said = run(&["ignore", "add", "2001:db8::/32"]);
+    assert_eq!(
+        (said.status, said.out),
+        (0, format!("2001:db8::/32 is ignored by {kept}:2\n")),
+        "{}",
+        said.err
+    );
+    let said = run(&["ignore", "remove", "10.9.0.2"]);
+    assert_eq!(
+        said.out,
+        format!("10.9.0.2 is taken out of {main}:3\n10.9.0.2 is taken out of {kept}:1\n")
+    );
+}
+
+#[test]
+fn an_ignore_file_with_mistakes_is_not_edited() {
+    let files = Files::new("");
+    let list = files.path("ignore.list").display().to_string();
+    files.write(
+        "portsentry.toml",
+        &format!("[ignore]\nfiles = [{list:?}]\n"),
+    );
+    let text = "192.0.2.7\nexample.org\n";
+    files.write("ignore.list", text);
+    for args in [&["add", "192.0.2.1"], &["remove", "192.0.2.7"]] {
+        let said = files.portsentry(&[&["ignore"], &args[..]].concat());
+        assert_eq!((said.status, said.out.as_str()), (78, ""), "{said:?}");
+        assert!(said.err.contains(&format!("{list}:2:1: ")), "{said:?}");
+        assert_eq!(fs::read_to_string(files.path("ignore.list")).unwrap(), text);
+    }
 }
 
 #[test]

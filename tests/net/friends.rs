@@ -1,6 +1,6 @@
 //! Who is never banned.
 
-use crate::lab::{Daemon, Pair, at, eventually};
+use crate::lab::{Daemon, Host, Pair, at, eventually};
 
 #[test]
 fn an_ignored_address_may_scan() {
@@ -80,6 +80,65 @@ fn mistakes_in_an_edited_ignore_file_leave_the_last_good_list_in_force() {
     });
     stranger.nmap("-sS", "21-30", Pair::HOST);
     daemon.has_counted("ignored", 10);
+    daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn an_edit_of_the_ignore_file_is_in_force_when_the_command_ends() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let daemon = Daemon::start(host, "");
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+
+    let said = daemon.ok(&["ignore", "add", Pair::STRANGER, "--remark", "our scanner"]);
+    daemon.assert_nobody_is_banned();
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+    assert!(
+        said.contains("\n10.77.0.2 unbanned (syn scan, 3 tcp ports, last 23; "),
+        "{said}"
+    );
+    let refused = daemon.command(&["ban", Pair::STRANGER]);
+    assert!(refused.err.contains("ignore.list:1)"), "{refused:?}");
+    let history = daemon.ok(&["history"]);
+    assert!(history.contains("ignored"), "{history}");
+    stranger.nmap("-sS", "21-30", Pair::HOST);
+    daemon.has_counted("ignored", 10);
+
+    daemon.ok(&["ignore", "remove", Pair::STRANGER]);
+    daemon.ok(&["ban", Pair::STRANGER]);
+    daemon.ok(&["unban", Pair::STRANGER]);
+    stranger.knock(at(Pair::HOST), 21..=23);
+    daemon.element("banned4", Pair::STRANGER);
+    assert_eq!(daemon.ok(&["ignore", "list"]), "nobody is ignored\n");
+}
+
+#[test]
+fn an_edit_that_the_daemon_does_not_take_is_no_success() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    let other = daemon.path("other.list");
+    daemon.configure(&format!("ignore.files = [{other:?}]\n"));
+    let said = daemon.command(&["ignore", "add", "192.0.2.7"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(
+        said.err.contains("older configuration") && said.err.contains("other.list"),
+        "{said:?}"
+    );
+    daemon.ok(&["reload"]);
+    let said = daemon.command(&["ban", "192.0.2.7"]);
+    assert!(said.err.contains("other.list:1)"), "{said:?}");
+
+    daemon.ok(&["ban", "192.0.2.9"]);
+    daemon.stop();
+    let said = daemon.command(&["ignore", "add", "192.0.2.0/24"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(
+        said.err.contains("no daemon is running")
+            && said.err.contains("portsentry unban 192.0.2.9"),
+        "{said:?}"
+    );
+    daemon.restart();
     daemon.assert_nobody_is_banned();
 }
 

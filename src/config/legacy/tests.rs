@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::ignore::Syntax;
 use super::super::{
     CommandLine, Complaints, Config, HostFact, Loaded, LogRate, Method, Mode, ResponderKind,
     Response, WatchMode, When, control, converted, load, load_with, native,
@@ -39,8 +40,7 @@ SCAN_TRIGGER="0"
 "#;
 
 /// What must stand in every file.
-const FILES: &str =
-    "IGNORE_FILE=\"/i\"\nHISTORY_FILE=\"/h/h\"\nBLOCKED_FILE=\"/h/b\"\nSCAN_TRIGGER=\"0\"\n";
+const FILES: &str = "IGNORE_FILE=\"/portsentry.ignore\"\nHISTORY_FILE=\"/h/h\"\nBLOCKED_FILE=\"/h/b\"\nSCAN_TRIGGER=\"0\"\n";
 
 /// The first tutorial's second rule.
 const LOGGED: &str = "/sbin/iptables -I INPUT -s $TARGET$ -j DROP && /sbin/iptables -I INPUT -s $TARGET$ -m limit \
@@ -549,7 +549,7 @@ fn what_would_quietly_change_what_is_protected_is_refused() {
             "/p.conf:5:13: KILL_ROUTE has a character that is not UTF-8",
         ),
         (
-            FILES.replace("\"/i\"", "\"ignore\""),
+            FILES.replace("\"/portsentry.ignore\"", "\"ignore\""),
             "atcp",
             "/p.conf:1:14: IGNORE_FILE takes a path that begins with /, not \"ignore\"",
         ),
@@ -628,7 +628,7 @@ fn files_nowhere_are_not_written() {
     let (config, _) = with("");
     assert!(config.history.text.is_some() && config.history.blocked.is_some());
     let text = FILES
-        .replace("\"/i\"", "\"/dev/null\"")
+        .replace("\"/portsentry.ignore\"", "\"/dev/null\"")
         .replace("/h/h", "/dev/null")
         .replace("/h/b", "/dev/null");
     let (config, _) = read(&text, "atcp");
@@ -656,7 +656,6 @@ fn native_files_beside_it_are_merged_over_it() {
     )
     .unwrap();
     fs::write(dir.path().join("portsentry.modes"), "atcp\n").unwrap();
-    fs::write(dir.path().join("portsentry.ignore.static"), "").unwrap();
     let config = load(&path).unwrap();
     assert_eq!(config.ban.duration, Some(Duration::from_secs(7200)));
     assert_eq!(config.control.socket, Path::new("/run/x.sock"));
@@ -670,6 +669,10 @@ fn native_files_beside_it_are_merged_over_it() {
         .map(|file| file.path.file_name().unwrap())
         .collect();
     assert_eq!(names, ["portsentry.ignore", "portsentry.ignore.static"]);
+    let demands: Vec<_> = config.ignore.files.iter().map(|file| file.named).collect();
+    assert_eq!(demands, [true, false], "the second one may come later");
+    let syntaxes = config.ignore.files.iter().map(|file| file.syntax);
+    assert!(syntaxes.eq([Syntax::Legacy; 2]));
     assert_eq!(
         load_with(&path, &modes("sudp")).unwrap().config.udp.modes,
         BTreeSet::from([Mode::Stealth])
@@ -737,7 +740,9 @@ fn comments_may_be_latin1_and_lines_end_as_on_windows() {
     fs::write(&path, bytes).unwrap();
     let loaded = load_with(&path, &modes("tcp udp")).unwrap();
     assert_eq!(loaded.warnings, [""; 0]);
-    let (config, _) = read(DEBIAN, "tcp udp");
+    let (mut config, _) = read(DEBIAN, "tcp udp");
+    // Beside a file that is really there, a second ignore file may come.
+    config.ignore.files = loaded.config.ignore.files.clone();
     assert_eq!(loaded.config, config);
 }
 
