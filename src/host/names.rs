@@ -108,7 +108,7 @@ impl Shared {
                 return;
             };
             drop(state);
-            let name = look_up(address).and_then(|name| clean(&name));
+            let name = look_up(address).and_then(|name| clean(&name, address));
             let mut state = self.lock();
             state.asked.pop_front();
             state.answers.push((address, name));
@@ -123,8 +123,8 @@ impl Shared {
 const MAX_NAME: usize = 253;
 
 /// A name that harms neither a log, nor a terminal, nor who reads `NAME/ADDRESS` out of one: what no host name has becomes `?`.
-/// One that reads as an address would be taken for one, and is none.
-fn clean(name: &str) -> Option<String> {
+/// One that is an address, or spells another than its own, is none: whoever looks for an address in a log would find it there.
+fn clean(name: &str, address: IpAddr) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     let clean: String = name
@@ -132,9 +132,34 @@ fn clean(name: &str) -> Option<String> {
         .take(MAX_NAME)
         .map(|c| if plain(c) { c } else { '?' })
         .collect();
-    // Old programs read an address of fewer than four numbers too.
-    let is_address = clean.chars().all(|c| c.is_ascii_digit() || c == '.');
-    (!is_address).then_some(clean)
+    let is_address = name.parse::<IpAddr>().is_ok() || ends_in_a_number(&clean);
+    let is_name = clean.contains(|c: char| c.is_ascii_alphanumeric());
+    (is_name && !is_address && !spells_another(&clean, address)).then_some(clean)
+}
+
+/// As no name in the DNS does, but every IPv4 address, also in the old spellings that inet_aton(3) takes: `10.1`, `0x7f000001`.
+fn ends_in_a_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let hexadecimal = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.chars().all(|c| c.is_ascii_hexdigit()),
+        None => last.chars().all(|c| c.is_ascii_digit()),
+    }
+}
+
+/// Whether four numbers with dots between them stand anywhere in the name, and are not `own`. Where other letters stand around
+/// them does not help: those who search logs do not always look at word ends.
+fn spells_another(name: &str, own: IpAddr) -> bool {
+    let own = own.to_string();
+    let no_digit = |c: char| !c.is_ascii_digit();
+    let is_number = |label: &str| !label.is_empty() && !label.contains(no_digit);
+    let labels: Vec<&str> = name.split('.').collect();
+    labels.windows(4).any(|four| {
+        let first = four[0].rsplit(no_digit).next().unwrap_or_default();
+        let last = four[3].split(no_digit).next().unwrap_or_default();
+        let spelt = [first, four[1], four[2], last];
+        spelt.into_iter().all(is_number) && spelt.join(".") != own
+    })
 }
 
 #[cfg(test)]
@@ -168,20 +193,54 @@ mod tests {
             ("scan.example.org", Some("scan.example.org")),
             ("scan.example.org.", Some("scan.example.org")),
             ("a_b-1.example", Some("a_b-1.example")),
-            ("203.0.113.7.evil.example", Some("203.0.113.7.evil.example")),
-            ("127.0.0.1", None),
-            ("10.1", None),
+            ("localhost", Some("localhost")),
             ("", None),
-            ("::1", Some("??1")),
+            (".", None),
+            ("-._", None),
             (
-                "x/10.0.0.1 to TCP port: 1\n",
-                Some("x?10.0.0.1?to?TCP?port??1?"),
+                "x/10.0.0 to TCP port: 1\n",
+                Some("x?10.0.0?to?TCP?port??1?"),
             ),
             ("\u{1b}[31m\u{202e}", Some("??31m?")),
         ] {
-            assert_eq!(clean(name).as_deref(), cleaned, "{name}");
+            assert_eq!(clean(name, address(7)).as_deref(), cleaned, "{name}");
         }
-        assert_eq!(clean(&"x".repeat(9000)).unwrap().len(), MAX_NAME);
+        let long = clean(&"x".repeat(9000), address(7)).unwrap();
+        assert_eq!(long.len(), MAX_NAME);
+    }
+
+    #[test]
+    fn a_name_that_spells_another_address_is_none() {
+        for name in [
+            "192.0.2.7",
+            "127.0.0.1",
+            "127.0.0.1.",
+            "10.1",
+            "0x7f000001",
+            "0x7f.1",
+            "1234567",
+            "evil.198.51.100.1",
+            "198.51.100.1.evil.example",
+            "x198.51.100.1x.evil.example",
+            "1192.0.2.7.evil.example",
+            "192.0.2.71.evil.example",
+            "192.0.2.7.198.51.100.1.evil.example",
+            "7.2.0.192.in-addr.example",
+            "x/198.51.100.1 to TCP port: 1",
+            "::1",
+            "2001:db8::1",
+            "::ffff:198.51.100.1",
+        ] {
+            assert_eq!(clean(name, address(7)), None, "{name}");
+        }
+        for name in [
+            "192.0.2.7.dynamic.example",
+            "host-192.0.2.7.example",
+            "192-0-2-7.example",
+            "1.2.3.example",
+        ] {
+            assert_eq!(clean(name, address(7)).as_deref(), Some(name));
+        }
     }
 
     #[test]
@@ -189,7 +248,7 @@ mod tests {
         let (send, gate) = mpsc::channel::<()>();
         let names = Names::with(move |address| {
             gate.recv().ok()?;
-            Some(format!("host-{address}"))
+            Some(format!("{address}.example"))
         })
         .unwrap();
         let taken = (0..=255)
@@ -202,7 +261,10 @@ mod tests {
             send.send(()).unwrap();
         }
         let answers = answers(&names, Names::QUEUE);
-        assert_eq!(answers[7], (address(7), Some("host-192.0.2.7".to_owned())));
+        assert_eq!(
+            answers[7],
+            (address(7), Some("192.0.2.7.example".to_owned()))
+        );
         assert_eq!(answers.len(), Names::QUEUE);
         assert!(names.ask(address(7)), "there is room again");
     }
@@ -224,11 +286,22 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_harms_a_log(name in any::<String>()) {
-            if let Some(clean) = clean(&name) {
+            if let Some(clean) = clean(&name, address(7)) {
                 prop_assert!(clean.len() <= MAX_NAME);
                 prop_assert!(clean.chars().all(|c| c.is_ascii_graphic() && c != '/'));
                 prop_assert!(clean.parse::<IpAddr>().is_err());
             }
+        }
+
+        #[test]
+        fn no_name_has_the_address_of_another(
+            before in "[a-z0-9.-]{0,4}",
+            other in any::<[u8; 4]>(),
+            behind in "[a-z0-9.-]{0,4}",
+        ) {
+            let name = format!("{before}{}{behind}.example", IpAddr::from(other));
+            prop_assume!(other != [192, 0, 2, 7]);
+            prop_assert_eq!(clean(&name, address(7)), None);
         }
     }
 }
