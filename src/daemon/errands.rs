@@ -25,11 +25,17 @@ impl Errands {
     pub(super) fn start(config: &Config) -> io::Result<Self> {
         let runs = config.command.run.is_some() || config.command.ban.is_some();
         let runner = runs.then(|| Runner::start(config.command.timeout));
-        let names = config.history.resolve.then(Names::start);
         Ok(Self {
             runner: runner.transpose()?,
-            names: names.transpose()?,
+            names: None,
         })
+    }
+
+    /// Called after rights are given up: who reads what strangers answer has none to lose.
+    pub(super) fn start_names(&mut self, config: &Config) -> io::Result<()> {
+        let names = config.history.resolve.then(Names::start);
+        self.names = names.transpose()?;
+        Ok(())
     }
 }
 

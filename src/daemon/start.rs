@@ -209,8 +209,11 @@ impl Daemon {
         let (listeners, report) = Listeners::open(settings, Now::read().mono)?;
         notices::listening(&report);
         let reader = History::open_read_only(&config.history.file)?;
-        let errands = Errands::start(&config).map_err(Error::thread("start threads"))?;
+        let mut errands = Errands::start(&config).map_err(Error::thread("run programs"))?;
         privilege::drop_to_needed(needs)?;
+        errands
+            .start_names(&config)
+            .map_err(Error::thread("find names"))?;
 
         let now = Now::read();
         let mut text = TextFiles::of(&config.history);
