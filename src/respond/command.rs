@@ -21,6 +21,10 @@ use crate::config::{CommandLine, WatchMode};
 use crate::log::span;
 use crate::sys;
 
+pub use self::ipv4::knows_only_ipv4;
+
+mod ipv4;
+
 /// A program that is to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -374,42 +378,6 @@ fn printable(text: &str, most: usize) -> String {
         }
     }
     printable
-}
-
-/// Whether a program of these words can do nothing with an IPv6 address: one that names `iptables` or `route` and the like, and
-/// nothing for IPv6 beside it.
-#[must_use]
-pub fn knows_only_ipv4(line: &CommandLine) -> bool {
-    const IPV4: [&str; 7] = [
-        "iptables",
-        "iptables-nft",
-        "iptables-legacy",
-        "iptables-save",
-        "route",
-        "ipchains",
-        "ipfwadm",
-    ];
-    let text = match line {
-        CommandLine::Argv(words) => words.join(" "),
-        CommandLine::Shell(line) => line.clone(),
-    };
-    if ["ip6tables", "inet6", "-6 "]
-        .iter()
-        .any(|six| text.contains(six))
-    {
-        return false;
-    }
-    let words = text.split(|c: char| c.is_whitespace() || "\"'`();|&".contains(c));
-    let mut before = "";
-    for word in words.filter(|word| !word.is_empty()) {
-        let name = word.rsplit('/').next().unwrap_or(word);
-        // `ip route` knows both.
-        if IPV4.contains(&name) && before != "ip" {
-            return true;
-        }
-        before = name;
-    }
-    false
 }
 
 #[cfg(test)]

@@ -185,23 +185,3 @@ fn its_end_rings() {
     let mut fds = [PollFd::new(runner.fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
 }
-
-#[test]
-fn what_knows_ipv4_alone_is_told_by_its_words() {
-    for (line, expected) in [
-        ("/sbin/iptables -I INPUT -s {source} -j DROP", true),
-        ("/sbin/route add -host {source} gw 10.0.0.99", true),
-        ("(sudo iptables -A x -s {source})", true),
-        ("/usr/local/bin/block {source}", false),
-        ("ip route add blackhole {source}", false),
-        (
-            "case {source} in *:*) ip6tables -A x;; *) iptables -A x;; esac",
-            false,
-        ),
-        ("/etc/iptables/up {source}", false),
-        ("nft add element inet f s { {source} }", false),
-    ] {
-        let shell = CommandLine::Shell(line.to_owned());
-        assert_eq!(knows_only_ipv4(&shell), expected, "{line}");
-    }
-}
