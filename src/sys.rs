@@ -8,7 +8,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
+use nix::sys::signal::{self, SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 /// Binds a packet socket to one link-layer protocol, on all interfaces: from now on it receives.
@@ -74,6 +77,41 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     check(fd)?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes sure that the kernel keeps how our children end until we ask. Whoever started us may have had theirs ignored, and
+/// that is handed on.
+///
+/// # Errors
+/// Whatever sigaction(2) says.
+pub(crate) fn heed_children() -> io::Result<()> {
+    // SAFETY: the default disposition runs no code of ours; no handler of another's is replaced, for we have none.
+    unsafe { signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
+/// Has a program begin with no signal blocked and without any descriptor of ours, those of libraries that forget to close
+/// theirs included. The standard library hands the caller's signal mask on.
+pub(crate) fn begin_afresh(command: &mut Command) {
+    let begin = || {
+        SigSet::empty().thread_set_mask()?;
+        // SAFETY: the call takes three integers, and with this flag (Linux 5.11) closes nothing before the exec.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. These two are system calls that neither allocate
+    // nor lock, and an error is a number.
+    unsafe { command.pre_exec(begin) };
 }
 
 /// Splits this process in two, as fork(2) does. Only a process of one thread may: in the other half, locks of further threads

@@ -1,14 +1,16 @@
 //! Running the admin's own programs: one at a time, with a time limit, on a thread of their own. What for, and what follows
 //! from how they end, is the engine's business.
+//!
+//! What a program leaves in the background runs on, unless its time is over; the pipe that it inherited has no reader any more.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -22,8 +24,10 @@ use crate::log::span;
 use crate::sys;
 
 pub use self::ipv4::knows_only_ipv4;
+use self::output::{Output, printable};
 
 mod ipv4;
+mod output;
 
 /// A program that is to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +55,12 @@ pub struct Ended {
     pub trouble: Option<String>,
 }
 
-/// The thread that runs programs, and the queue before it. It keeps the rights of the thread that started it: start it before
-/// they are given up, since the programs of an admin expect root's.
+/// The thread that runs programs, and the queue before it. Dropping it kills what runs.
+///
+/// Capabilities and no_new_privs are a thread's own: this one keeps those of the thread that started it. Start it before they
+/// are given up, since the programs of an admin expect root's.
 pub struct Runner {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// What both threads see.
@@ -72,30 +77,37 @@ struct State {
     ended: Vec<Ended>,
     /// Nothing runs on after this.
     stop_by: Option<Instant>,
+    /// The thread has nothing more to do.
+    is_over: bool,
+}
+
+impl State {
+    fn is_to_stop(&self) -> bool {
+        self.stop_by.is_some_and(|by| by <= Instant::now())
+    }
 }
 
 impl Runner {
     /// Programs that may wait for their turn.
     pub const QUEUE: usize = 1024;
 
-    /// Starts the thread. A program that runs longer than `limit` is killed with all that it started.
+    /// Starts the thread, which inherits the caller's signal mask: block there what another thread is to receive. Programs
+    /// begin with none blocked. One that runs longer than `limit` is killed with all of its process group.
     ///
     /// # Errors
     /// When the system has no thread or no eventfd left.
     pub fn start(limit: Duration) -> io::Result<Self> {
+        sys::heed_children()?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
             rings: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
         });
         let worker = Arc::clone(&shared);
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("command".to_owned())
             .spawn(move || worker.work(limit))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared })
     }
 
     /// Queues a program; false where as many wait as may. Never waits.
@@ -107,7 +119,7 @@ impl Runner {
         }
         state.queue.push_back(job);
         drop(state);
-        self.shared.wake.notify_one();
+        self.shared.wake.notify_all();
         true
     }
 
@@ -124,14 +136,17 @@ impl Runner {
         std::mem::take(&mut self.shared.lock().ended)
     }
 
-    /// Runs what is queued for as long as `patience`, then kills what still runs. Those that have ended meanwhile.
-    pub fn stop(mut self, patience: Duration) -> Vec<Ended> {
-        self.shared.lock().stop_by = Some(Instant::now() + patience);
-        self.shared.wake.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A panic in there leaves nothing to be told.
-            let _ = thread.join();
-        }
+    /// Runs what is queued for as long as `patience`, then kills what still runs. Those that have ended meanwhile: whose turn
+    /// has not come are not among them. Takes some seconds more at most, whatever a program does.
+    #[must_use]
+    pub fn stop(self, patience: Duration) -> Vec<Ended> {
+        let mut state = self.shared.lock();
+        state.stop_by = Some(Instant::now() + patience);
+        self.shared.wake.notify_all();
+        let runs = |state: &mut State| !state.is_over;
+        // The thread may hang where nobody can help it: in an exec from a disk that does not answer.
+        let most = patience + 3 * GRACE;
+        drop(self.shared.wake.wait_timeout_while(state, most, runs));
         self.ended()
     }
 }
@@ -139,7 +154,7 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.shared.lock().stop_by = Some(Instant::now());
-        self.shared.wake.notify_one();
+        self.shared.wake.notify_all();
     }
 }
 
@@ -149,9 +164,12 @@ impl Shared {
     }
 
     fn work(&self, limit: Duration) {
+        // Killed, and not gone yet: the kernel keeps them while a disk does not answer.
+        let mut undead: Vec<Child> = Vec::new();
         while let Some(job) = self.next() {
+            undead.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
             let command = printable(&shown(&job), COMMAND_SHOWN);
-            let trouble = self.carry_out(&job, limit).err();
+            let trouble = self.carry_out(&job, limit, &mut undead).err();
             self.lock().ended.push(Ended {
                 id: job.id,
                 command,
@@ -160,6 +178,8 @@ impl Shared {
             // It can only fail when the counter is at its end, and then the descriptor is readable anyway.
             let _ = self.rings.write(1);
         }
+        self.lock().is_over = true;
+        self.wake.notify_all();
     }
 
     /// Waits for a job; `None` when it is time to end.
@@ -169,39 +189,127 @@ impl Shared {
             .wake
             .wait_while(self.lock(), idle)
             .unwrap_or_else(PoisonError::into_inner);
-        if state.stop_by.is_some_and(|by| by <= Instant::now()) {
+        if state.is_to_stop() {
             return None;
         }
         state.queue.pop_front()
     }
 
     /// Runs one program to its end; what went wrong.
-    fn carry_out(&self, job: &Job, limit: Duration) -> Result<(), String> {
+    fn carry_out(&self, job: &Job, limit: Duration, undead: &mut Vec<Child>) -> Result<(), String> {
         let begun = Instant::now();
-        let (mut child, output) = spawn(job).map_err(|cause| format!("cannot be run: {cause}"))?;
-        let mut output = Output::of(output);
-        let out_of_time = || {
-            let stop_by = self.lock().stop_by;
-            begun.elapsed() >= limit || stop_by.is_some_and(|by| by <= Instant::now())
-        };
-        let in_time = watch(&child, &mut output, &out_of_time);
-        if !in_time {
-            kill(&child, &mut output);
+        let mut running = Running::start(job)?;
+        let is_late = || begun.elapsed() >= limit;
+        if running.watch(&|| is_late() || self.lock().is_to_stop()) {
+            return running.outcome();
         }
-        let status = child.wait().map_err(|cause| format!("is lost: {cause}"))?;
-        output.take();
-        let words = if in_time {
-            match ended(status) {
-                None => return Ok(()),
-                Some(words) => words,
-            }
+        let why = if is_late() {
+            format!("did not end within {}", span(limit))
         } else {
-            format!("did not end within {}, and was killed", span(limit))
+            "had not ended when portsentry stopped".to_owned()
         };
-        Err(match output.last_words() {
-            None => words,
-            Some(said) => format!("{words}: {said}"),
-        })
+        let is_gone = running.kill();
+        let end = if is_gone {
+            "was killed"
+        } else {
+            "cannot be killed"
+        };
+        let words = running.output.after(&format!("{why}, and {end}"));
+        if !is_gone {
+            undead.push(running.child);
+        }
+        Err(words)
+    }
+}
+
+/// A program under way.
+struct Running {
+    child: Child,
+    /// Readable when it has ended.
+    ends: OwnedFd,
+    output: Output,
+}
+
+/// How often it is looked whether time is up.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a program may take to end when it is told to, and to be gone when it is killed.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Running {
+    fn start(job: &Job) -> Result<Self, String> {
+        let (mut child, output) = spawn(job).map_err(|cause| format!("cannot be run: {cause}"))?;
+        match sys::pidfd_open(pid(&child)) {
+            Ok(ends) => Ok(Self {
+                child,
+                ends,
+                output: Output::of(output),
+            }),
+            Err(cause) => {
+                let _ = killpg(pid(&child), Signal::SIGKILL);
+                let _ = child.wait();
+                Err(format!("was killed, for it cannot be watched: {cause}"))
+            }
+        }
+    }
+
+    /// Waits until the program ends, and takes what it says meanwhile; false: time was up before. What it leaves behind in the
+    /// background, with the pipe open, is not waited for.
+    fn watch(&mut self, is_time_up: &dyn Fn() -> bool) -> bool {
+        loop {
+            let mut fds = vec![PollFd::new(self.ends.as_fd(), PollFlags::POLLIN)];
+            if let Some(pipe) = &self.output.pipe {
+                fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+            }
+            let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX);
+            // A failure is a look too early.
+            let _ = poll(&mut fds, timeout);
+            let is_over = fds[0].any() == Some(true);
+            self.output.take();
+            if is_over {
+                return true;
+            }
+            if is_time_up() {
+                return false;
+            }
+        }
+    }
+
+    /// Ends the program and all of its group: first by asking. Whether the program is gone.
+    fn kill(&mut self) -> bool {
+        // Until it is waited for, its number is no other group's. Whoever is gone already needs no signal.
+        let _ = killpg(pid(&self.child), Signal::SIGTERM);
+        let asked = Instant::now();
+        self.watch(&|| asked.elapsed() >= GRACE);
+        let _ = killpg(pid(&self.child), Signal::SIGKILL);
+        let killed = Instant::now();
+        self.watch(&|| killed.elapsed() >= GRACE) && self.child.wait().is_ok()
+    }
+
+    /// What came of a program that has ended.
+    fn outcome(mut self) -> Result<(), String> {
+        let status = self.child.wait();
+        let status = status.map_err(|cause| format!("ended, but nobody knows how: {cause}"))?;
+        match words_for(status) {
+            None => Ok(()),
+            Some(words) => Err(self.output.after(&words)),
+        }
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("the kernel counts processes to 2²² at most"))
+}
+
+/// `None`: it says that all is well.
+fn words_for(status: ExitStatus) -> Option<String> {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => None,
+        // What the shell says of a program that it does not find.
+        (Some(127), _) => Some("exit status 127 (no such program)".to_owned()),
+        (Some(code), _) => Some(format!("exit status {code}")),
+        (None, Some(signal)) => Some(format!("killed by signal {signal}")),
+        (None, None) => Some("ended in an unknown way".to_owned()),
     }
 }
 
@@ -219,7 +327,8 @@ fn spawn(job: &Job) -> io::Result<(Child, OwnedFd)> {
     let program = words
         .next()
         .ok_or_else(|| io::Error::other("it has no name"))?;
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(words)
         .env_clear()
         .env("PATH", PATH)
@@ -231,115 +340,15 @@ fn spawn(job: &Job) -> io::Result<(Child, OwnedFd)> {
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(write.try_clone()?)
-        .stderr(write)
-        .spawn()?;
-    Ok((child, read))
+        .stderr(write);
+    sys::begin_afresh(&mut command);
+    Ok((command.spawn()?, read))
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How often it is looked whether time is up.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How long a program may take to end when it is told to.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// Waits until the program ends, and takes what it says meanwhile; false: time was up before. What it leaves behind in the
-/// background, with the pipe open, is not waited for.
-fn watch(child: &Child, output: &mut Output, out_of_time: &dyn Fn() -> bool) -> bool {
-    let Ok(ends) = sys::pidfd_open(pid(child)) else {
-        return false;
-    };
-    loop {
-        let mut fds = vec![PollFd::new(ends.as_fd(), PollFlags::POLLIN)];
-        if let Some(pipe) = &output.pipe {
-            fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-        }
-        let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX);
-        // A failure is a look too early.
-        let _ = poll(&mut fds, timeout);
-        let is_over = fds[0].any() == Some(true);
-        output.take();
-        if is_over {
-            return true;
-        }
-        if out_of_time() {
-            return false;
-        }
-    }
-}
-
-/// Ends the program and all of its group: first by asking.
-fn kill(child: &Child, output: &mut Output) {
-    let asked = Instant::now();
-    // Whoever is gone already needs no signal.
-    let _ = killpg(pid(child), Signal::SIGTERM);
-    watch(child, output, &|| asked.elapsed() >= GRACE);
-    let _ = killpg(pid(child), Signal::SIGKILL);
-}
-
-fn pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap_or_default())
-}
-
-fn ended(status: ExitStatus) -> Option<String> {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        // What the shell says of a program that it does not find.
-        (Some(127), _) => Some("exit status 127 (no such program)".to_owned()),
-        (Some(code), _) => Some(format!("exit status {code}")),
-        (None, Some(signal)) => Some(format!("killed by signal {signal}")),
-        (None, None) => Some("ended in an unknown way".to_owned()),
-    }
-}
-
-/// The last of what a program says.
-struct Output {
-    /// `None`: nobody has the other end any more.
-    pipe: Option<std::fs::File>,
-    tail: VecDeque<u8>,
-}
-
-/// Bytes of output that are kept.
-const KEPT: usize = 4096;
-
-/// Characters of a command and of its output that are shown.
+/// Characters of a command that are shown.
 const COMMAND_SHOWN: usize = 1024;
-const OUTPUT_SHOWN: usize = 512;
-
-impl Output {
-    fn of(pipe: OwnedFd) -> Self {
-        Self {
-            pipe: Some(pipe.into()),
-            tail: VecDeque::new(),
-        }
-    }
-
-    /// Takes what is there, up to a bound: whoever talks without end is not listened to without end.
-    fn take(&mut self) {
-        let mut bytes = [0; KEPT];
-        for _ in 0..16 {
-            let Some(pipe) = &mut self.pipe else { return };
-            match pipe.read(&mut bytes) {
-                Ok(0) => self.pipe = None,
-                Ok(length) => {
-                    self.tail.extend(&bytes[..length]);
-                    let excess = self.tail.len().saturating_sub(KEPT);
-                    self.tail.drain(..excess);
-                }
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn last_words(&mut self) -> Option<String> {
-        let text = String::from_utf8_lossy(self.tail.make_contiguous()).into_owned();
-        let text = text.trim();
-        let skipped = text.chars().count().saturating_sub(OUTPUT_SHOWN);
-        let last: String = text.chars().skip(skipped).collect();
-        (!last.is_empty()).then(|| printable(&last, OUTPUT_SHOWN))
-    }
-}
 
 /// `text` with its placeholders filled in. Addresses, numbers and mode names have no character that a shell would take amiss.
 fn filled(text: &str, job: &Job) -> String {
@@ -361,23 +370,6 @@ fn shown(job: &Job) -> String {
         }
         CommandLine::Shell(line) => filled(line, job),
     }
-}
-
-/// Fit for a log: control characters escaped, and not too long.
-fn printable(text: &str, most: usize) -> String {
-    let mut printable = String::new();
-    for (n, c) in text.chars().enumerate() {
-        if n == most {
-            printable.push('…');
-            break;
-        }
-        if c.is_control() {
-            printable.extend(c.escape_default());
-        } else {
-            printable.push(c);
-        }
-    }
-    printable
 }
 
 #[cfg(test)]

@@ -88,9 +88,24 @@ fn the_environment_is_clean_and_the_place_is_the_root() {
 }
 
 #[test]
-fn no_descriptor_of_ours_is_inherited() {
-    let line = "ls -l /proc/self/fd | grep -c -e socket: -e eventfd | grep -qx 0";
-    assert_eq!(trouble(LONG, shell(line)), None);
+fn no_descriptor_of_ours_is_inherited_even_one_that_forgot_to_close() {
+    let (kept_open, _other_end) = nix::unistd::pipe().unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&kept_open).to_string();
+    let inherited = |path: &str| trouble(LONG, argv(&["/bin/ls", path]));
+    assert_eq!(inherited("/proc/self/fd/2"), None);
+    let missing = inherited(&format!("/proc/self/fd/{number}")).unwrap();
+    assert!(missing.contains("No such file"), "{missing}");
+}
+
+#[test]
+fn a_program_keeps_the_rights_that_were_there_at_the_start() {
+    let runner = Runner::start(LONG).unwrap();
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    let has_new = ["/bin/grep", "-q", "^NoNewPrivs:.0$", "/proc/self/status"];
+    assert!(runner.run(argv(&has_new)));
+    assert_eq!(runner.stop(LONG)[0].trouble, None);
+    let trouble = trouble(LONG, argv(&has_new));
+    assert!(trouble.is_some(), "one that is started later has lost them");
 }
 
 #[test]
@@ -133,6 +148,9 @@ fn a_child_can_be_ended_though_we_block_signals() {
         trouble(LONG, shell("kill -TERM $$; sleep 60")).unwrap(),
         "killed by signal 15"
     );
+    // The shell unblocks signals itself: this one does not.
+    let unblocked = ["/bin/grep", "-q", "^SigBlk:.0*$", "/proc/self/status"];
+    assert_eq!(trouble(LONG, argv(&unblocked)), None);
 }
 
 #[test]
@@ -157,8 +175,17 @@ fn they_run_one_after_the_other() {
 fn output_is_cut_and_disarmed() {
     let line = "head -c 10000000 /dev/zero | tr '\\0' x; printf '\\033[31mlast'; exit 1";
     let trouble = trouble(LONG, shell(line)).unwrap();
+    assert!(trouble.starts_with("exit status 1: …xxx"), "{trouble}");
     assert!(trouble.ends_with(r"x\u{1b}[31mlast"), "{trouble}");
     assert!(trouble.len() < 1000, "{}", trouble.len());
+}
+
+#[test]
+fn a_command_is_cut_and_disarmed_too() {
+    let line = format!(": '\u{1b}' {}", "x".repeat(3000));
+    let command = run(LONG, vec![shell(&line)]).remove(0).command;
+    assert!(command.starts_with(r": '\u{1b}' xxx"), "{command}");
+    assert!(command.ends_with("x…"), "{command}");
 }
 
 #[test]
@@ -176,6 +203,25 @@ fn a_full_queue_takes_no_more_and_a_stop_does_not_wait_for_it() {
 }
 
 #[test]
+fn a_stop_ends_what_still_runs_and_says_so() {
+    let runner = Runner::start(LONG).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let begun = dir.path().join("begun");
+    let line = format!("echo half way; : > {}; sleep 600", begun.display());
+    assert!(runner.run(shell(&line)));
+    let deadline = Instant::now() + LONG;
+    while !begun.exists() {
+        assert!(Instant::now() < deadline, "it never began");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let ended = runner.stop(Duration::ZERO);
+    assert_eq!(
+        ended[0].trouble.as_deref(),
+        Some("had not ended when portsentry stopped, and was killed: half way")
+    );
+}
+
+#[test]
 fn its_end_rings() {
     let runner = Runner::start(LONG).unwrap();
     assert!(runner.run(shell("true")));
@@ -184,4 +230,19 @@ fn its_end_rings() {
     assert_eq!(runner.ended().len(), 1);
     let mut fds = [PollFd::new(runner.fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
+}
+
+#[test]
+fn a_starter_that_ignores_its_children_takes_no_exit_status_from_us() {
+    let this = std::env::current_exe().unwrap();
+    let test = concat!(module_path!(), "::the_exit_status_is_believed");
+    let (_, test) = test.split_once("::").unwrap();
+    let output = Command::new("env")
+        .arg("--ignore-signal=CHLD")
+        .arg(this)
+        .args(["--exact", test])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("1 passed"), "{said}");
 }
