@@ -1,12 +1,14 @@
 //! The system log, as 1.2 used it: program name and process id, facility `daemon`, severity `notice`.
 //!
-//! Not by libc's `syslog`: that waits when the other end does not read, and the one thread that logs must not.
+//! Not by libc's `syslog`: that waits when the other end does not read, for as long as that takes, and the thread that logs here
+//! has packets to judge.
 
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -21,11 +23,25 @@ const FACILITY: u8 = 3 << 3;
 /// Bytes of a message: syslogd takes 1 KiB for sure, and common ones 8.
 const MAX_MESSAGE: usize = 2048;
 
-/// Sends every event to the system log. What it does not take at once is lost.
+/// How long a line waits for a log that does not keep up: it has room for a few lines only.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long no line waits after one has in vain: a log that hangs must not slow us down.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Sends every event to the system log. What that does not take within moments is lost, and counted.
 pub(super) struct Syslog {
     path: PathBuf,
     pid: u32,
-    socket: Mutex<Option<UnixDatagram>>,
+    line: Mutex<Line>,
+}
+
+/// The way to the log.
+#[derive(Default)]
+struct Line {
+    socket: Option<UnixDatagram>,
+    stuck_since: Option<Instant>,
+    lost: u64,
 }
 
 impl Syslog {
@@ -34,50 +50,71 @@ impl Syslog {
         Self {
             path: path.to_owned(),
             pid: std::process::id(),
-            socket: Mutex::new(None),
+            line: Mutex::default(),
         }
     }
 
-    fn send(&self, level: Level, message: &str) -> io::Result<()> {
+    fn send(&self, level: Level, message: &str) {
+        let mut to = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        for text in message.lines() {
+            let lost = to.lost;
+            if lost > 0 && self.send_line(&mut to, Level::WARN, &format!("{lost} lines are lost")) {
+                to.lost -= lost;
+            }
+            if !self.send_line(&mut to, level, text) {
+                to.lost += 1;
+            }
+        }
+    }
+
+    /// Whether the log took it.
+    fn send_line(&self, to: &mut Line, level: Level, text: &str) -> bool {
         // Lines that are not 1.2's own and tell of trouble may as well be found by their severity.
         let severity = match level {
             Level::ERROR => 3,
-            Level::WARN => 4,
+            Level::WARN if !OLD_WORDS.iter().any(|start| text.starts_with(start)) => 4,
             _ => 5,
         };
-        let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string();
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        for line in message.lines() {
-            let mut datagram = format!(
-                "<{}>{time} portsentry[{}]: {line}",
-                FACILITY | severity,
-                self.pid
-            );
-            if let Some((end, _)) = datagram.char_indices().find(|(at, _)| *at >= MAX_MESSAGE) {
-                datagram.truncate(end);
-            }
-            // One that was restarted listens on another socket: the second try finds it.
-            for _ in 0..2 {
-                let open = match socket.take() {
-                    Some(open) => open,
-                    None => connect(&self.path)?,
-                };
-                match open.send(datagram.as_bytes()) {
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
-                    _ => {
-                        *socket = Some(open);
-                        break;
-                    }
+        let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S");
+        let priority = FACILITY | severity;
+        let mut datagram = format!("<{priority}>{time} portsentry[{}]: {text}", self.pid);
+        if let Some((end, _)) = datagram.char_indices().find(|(at, _)| *at >= MAX_MESSAGE) {
+            datagram.truncate(end);
+        }
+        // One that was restarted listens on another socket: the second try finds it.
+        for _ in 0..2 {
+            let Some(socket) = to.socket.take().or_else(|| connect(&self.path).ok()) else {
+                return false;
+            };
+            let may_wait = (to.stuck_since).is_none_or(|since| since.elapsed() >= STUCK);
+            let sent = socket
+                .set_nonblocking(!may_wait)
+                .and_then(|()| socket.send(datagram.as_bytes()));
+            match sent {
+                Ok(_) => {
+                    to.socket = Some(socket);
+                    return true;
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    to.socket = Some(socket);
+                    if may_wait {
+                        to.stuck_since = Some(Instant::now());
+                    }
+                    return false;
+                }
+                Err(_) => {}
             }
         }
-        Ok(())
+        false
     }
 }
 
+/// 1.2 had one severity for all it said.
+const OLD_WORDS: [&str; 3] = ["attackalert: ", "adminalert: ", "securityalert: "];
+
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     socket.connect(path)?;
     Ok(socket)
 }
@@ -86,8 +123,7 @@ impl<S: Subscriber> Layer<S> for Syslog {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut message = Message::default();
         event.record(&mut message);
-        // Where could we complain?
-        let _ = self.send(*event.metadata().level(), &message.0);
+        self.send(*event.metadata().level(), &message.0);
     }
 }
 
@@ -105,8 +141,6 @@ impl Visit for Message {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
@@ -147,10 +181,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let syslog = Syslog::at(&path);
-        assert!(syslog.send(Level::INFO, "nobody hears this").is_err());
+        syslog.send(Level::INFO, "nobody hears this");
+        let log = UnixDatagram::bind(&path).unwrap();
+        syslog.send(Level::INFO, "this is heard");
+        assert!(receive(&log).ends_with("]: 1 lines are lost"));
+        assert!(receive(&log).ends_with("]: this is heard"));
+        std::fs::remove_file(&path).unwrap();
+        drop(log);
         for text in ["one", "two"] {
             let log = UnixDatagram::bind(&path).unwrap();
-            syslog.send(Level::INFO, text).unwrap();
+            syslog.send(Level::INFO, text);
             assert!(receive(&log).ends_with(text));
             std::fs::remove_file(&path).unwrap();
         }
@@ -160,10 +200,26 @@ mod tests {
     fn a_log_that_does_not_read_holds_nobody_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let _log = UnixDatagram::bind(&path).unwrap();
+        let log = UnixDatagram::bind(&path).unwrap();
         let syslog = Syslog::at(&path);
         for _ in 0..2000 {
-            syslog.send(Level::INFO, &"x".repeat(5000)).unwrap();
+            syslog.send(Level::INFO, &"x".repeat(5000));
         }
+        let lost = syslog.line.lock().unwrap().lost;
+        assert!((1..2000).contains(&lost), "{lost}");
+        for _ in lost..2000 {
+            assert!(receive(&log).len() <= MAX_MESSAGE);
+        }
+    }
+
+    #[test]
+    fn a_log_that_reads_gets_every_line_of_a_flood() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = UnixDatagram::bind(&path).unwrap();
+        let reader = std::thread::spawn(move || (0..5000).map(|_| receive(&log)).last());
+        let syslog = Syslog::at(&path);
+        (0..5000).for_each(|n| syslog.send(Level::INFO, &n.to_string()));
+        assert!(reader.join().unwrap().unwrap().ends_with("]: 4999"));
     }
 }
