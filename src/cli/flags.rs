@@ -36,8 +36,13 @@ impl Flags {
             let name = argument.to_str()?.strip_prefix('-')?;
             WatchMode::from_name(name)
         };
-        if !arguments.iter().any(|argument| mode(argument).is_some()) {
-            return None;
+        let mut modes = arguments.iter().filter(|argument| is_like_a_mode(argument));
+        modes.clone().next()?;
+        if let Some(unknown) = modes.find(|argument| mode(argument).is_none()) {
+            return Some(Err(Failure {
+                message: format!("there is no mode {}\n{USAGE}", unknown.to_string_lossy()),
+                status: super::USAGE,
+            }));
         }
         let mut flags = Self {
             modes: BTreeSet::new(),
@@ -100,6 +105,16 @@ impl Flags {
             }
         }
     }
+}
+
+/// Whether it looks like one of the flags: `-xtcp`.
+fn is_like_a_mode(argument: &OsStr) -> bool {
+    let word = argument.to_str().and_then(|word| word.strip_prefix('-'));
+    word.and_then(|word| {
+        word.strip_suffix("tcp")
+            .or_else(|| word.strip_suffix("udp"))
+    })
+    .is_some_and(|start| start.bytes().all(|byte| byte.is_ascii_lowercase()))
 }
 
 /// Hands the modes to the daemon that runs; false: there is none.

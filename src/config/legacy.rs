@@ -84,6 +84,13 @@ impl Notes<'_> {
         }
     }
 
+    /// Warns of one line among many in these words alone.
+    fn say_of_line(&mut self, message: impl FnOnce() -> String) {
+        if self.warnings.len() < Complaints::MAX {
+            self.say(message());
+        }
+    }
+
     /// Warns of something at a place.
     fn warn(&mut self, at: usize, message: impl AsRef<str>) {
         let file = printable(&self.file.to_string_lossy());
@@ -187,8 +194,7 @@ impl<'a> Reader<'a> {
         let listed = modes.contains(&Mode::Stealth) || modes.contains(&Mode::Connect);
         let advanced = modes.contains(&Mode::Advanced);
         let ports = self.ports(names.ports, names.native[0], listed);
-        let blank = |list: Setting<'_>| list.value.split(',').all(|entry| entry.trim().is_empty());
-        if listed && self.settings.get(names.ports).is_none_or(blank) {
+        if listed && ports.is_empty() {
             self.missing(names.ports, "1,11,15,79");
         }
         let below = match self.number(names.below) {
@@ -224,7 +230,7 @@ impl<'a> Reader<'a> {
         u32::try_from(good).unwrap_or(0)
     }
 
-    /// A list of ports and ranges of them. One that is not `needed` is warned of where it is bad first.
+    /// A list of ports and ranges of them. What in it is none is passed over; of one that is not `needed` that is told once.
     fn ports(
         &mut self,
         key: &'static str,
@@ -244,7 +250,9 @@ impl<'a> Reader<'a> {
             match port_range(entry.trim()) {
                 Ok(range) => ranges.extend(range),
                 Err(wrong) if needed => {
-                    self.notes.refuse(span, format!("{key} {wrong}"));
+                    self.notes.warn_of_line(span.start, |_| {
+                        format!("{key} {wrong}; until then it is passed over")
+                    });
                 }
                 Err(_) if warned => {}
                 Err(wrong) => {
@@ -363,7 +371,7 @@ impl<'a> Reader<'a> {
         let message = format!("{key} is missing, which is needed; write {key}=\"{example}\"");
         let complaint = match self.settings.get(key) {
             Some(setting) => Complaint::at(self.notes.file, self.notes.text, setting.span(), {
-                format!("{key} is empty; write {key}=\"{example}\"")
+                format!("{key} names none; write {key}=\"{example}\"")
             }),
             None => Complaint::about(self.notes.file, message),
         };

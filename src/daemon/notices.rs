@@ -1,6 +1,6 @@
 //! 1.2's lines about the daemon itself: that it starts, what it watches, that it stops. Other people's log rules read them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 use tracing::{info, warn};
@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Daemon;
 use crate::config::{Config, Mode, Watch, WatchMode};
 use crate::host::Services;
-use crate::listen::Report;
+use crate::listen::{Port, Report};
 use crate::log::alerts::protocol;
 use crate::probe::Protocol;
 
@@ -36,13 +36,18 @@ pub(super) fn warnings(warnings: &[String]) {
 
 /// Which ports we listen on from now on, and which we cannot.
 pub(super) fn listening(report: &Report) {
-    let going = |of, port| info!("adminalert: Going into listen mode on {of} port: {port}");
-    each(&report.listening, |(of, port)| going(protocol(*of), port));
-    each(&report.skipped, |((of, port), cause)| {
-        let of = protocol(*of);
-        going(of, port);
+    let listening = report.listening.iter().map(|port| (*port, None));
+    let skipped = report
+        .skipped
+        .iter()
+        .map(|(port, cause)| (*port, Some(*cause)));
+    let ports: BTreeMap<Port, Option<Errno>> = listening.chain(skipped).collect();
+    each(ports, |((of, port), trouble)| {
+        let of = protocol(of);
+        info!("adminalert: Going into listen mode on {of} port: {port}");
+        let Some(cause) = trouble else { return };
         warn!("adminalert: ERROR: could not bind {of} socket: {port}. Attempting to continue");
-        if *cause != Errno::EADDRINUSE {
+        if cause != Errno::EADDRINUSE {
             warn!("cannot listen on {of} port {port}: {}", cause.desc());
         }
     });
@@ -82,13 +87,12 @@ fn used_ports(services: &mut Services, protocol: Protocol) -> BTreeSet<u16> {
 fn stealth(watch: &Watch, of: Protocol, used: &BTreeSet<u16>) {
     let of = protocol(of);
     each(watch.ports.iter().cloned().flatten(), |port| {
+        info!("adminalert: Going into stealth listen mode on {of} port: {port}");
         if used.contains(&port) {
             // It is watched from the moment that it is free; the words are older than that.
             warn!(
                 "adminalert: ERROR: Socket {port} is in use and will not be monitored. Attempting to continue"
             );
-        } else {
-            info!("adminalert: Going into stealth listen mode on {of} port: {port}");
         }
     });
 }

@@ -105,6 +105,20 @@ pub(super) fn read<'a>(text: &'a str, notes: &mut Notes<'_>) -> Settings<'a> {
         if settings.is_spoilt(key) {
             continue;
         }
+        if !line[end..]
+            .trim_start_matches([' ', '\t', '='])
+            .starts_with('"')
+        {
+            notes.say_of_line(|| {
+                format!("adminalert: Quotes missing from {key} token. Option skipped")
+            });
+            notes.warn_of_line(start, |_| {
+                format!(
+                    "{key} has no quote before its value; to put it into force, write {key}=\"…\""
+                )
+            });
+            continue;
+        }
         match value(key, line, end, start, notes) {
             Some(value) => settings.found.insert(key, value).map_or((), drop),
             None => drop(settings.spoilt.insert(key)),
@@ -128,17 +142,7 @@ fn value<'a>(
     start: usize,
     notes: &mut Notes<'_>,
 ) -> Option<Setting<'a>> {
-    let rest = &line[end..];
-    let given = rest.trim_start_matches([' ', '\t', '=']);
-    let Some(quoted_value) = given.strip_prefix('"') else {
-        notes.refuse(
-            start..start + line.len(),
-            format!(
-                "{key} has no quote before its value, and 1.2 skips it then; write {key}=\"…\""
-            ),
-        );
-        return None;
-    };
+    let (_, quoted_value) = line[end..].split_once('"')?;
     let place = start + line.len() - quoted_value.len();
     let mut value = match quoted_value.split_once('"') {
         Some((value, after)) => {
