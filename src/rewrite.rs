@@ -1,8 +1,16 @@
-//! [`Rewrite`]: a text file of the admin's is replaced as a whole or not at all, and stays his: owner, mode, the link
-//! that leads to it. What is to stand in it is for others.
+//! [`SharedFile`]: a text file of the admin's, which others edit too, is replaced as a whole or not at all, and only if it is still what
+//! was read. It stays the admin's: owner, mode, access list. What is to stand in it is for others.
+//!
+//! The new text is written to a file of our own beside the old one, which takes the old one's name when it is complete. That
+//! file is the lock between portsentry's processes as well: only its owner can open it, while a lock on the old one could be taken
+//! by everybody who may read it, and kept. Editors take no locks: what they have changed since we read is looked for last.
+//!
+//! The new text is on the disk before it takes the name, so that a loss of power cannot cost others their lines. Which of
+//! the two texts is there afterwards is left to chance for a moment: the directory is not waited for.
 
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -10,178 +18,421 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{getegid, geteuid, getgroups};
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 
-use crate::config;
+/// How long after somebody else was seen to edit it is tried again.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// A file that is about to be replaced. Nobody else who does it this way can begin meanwhile.
-///
-/// The draft, `.NAME.draft` beside the file, is what is locked. It goes when this is dropped; one that a crash has left
-/// is used again.
-pub struct Rewrite {
-    /// Behind all links.
+/// The file, by its name.
+#[derive(Clone, Debug)]
+pub struct SharedFile {
     path: PathBuf,
-    draft_path: PathBuf,
-    draft: Flock<File>,
-    /// Of the file that is there; `None`: there is none.
-    old: Option<Metadata>,
-    text: Vec<u8>,
-    is_done: bool,
+    rules: Rules,
+    /// What is to take its place.
+    new_path: PathBuf,
 }
 
-/// A file could not be replaced, and is as it was.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {step} {}: {cause}", .path.display())]
-pub struct Error {
-    step: &'static str,
-    path: PathBuf,
-    cause: String,
+/// How it may be edited.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The configuration key that names the file, for remedies.
+    pub key: &'static str,
+    /// Bytes that it may have.
+    pub limit: usize,
+    /// How often an edit is begun anew because somebody else has edited meanwhile, or tries to; a hundredth of a second apart.
+    pub tries: usize,
 }
 
-/// Of a file that we make.
-const MODE: u32 = 0o644;
+/// What the file was when it was read.
+struct Before {
+    bytes: Vec<u8>,
+    file: Option<(File, Version)>,
+}
 
-/// How often a draft that somebody else works at is tried again, this long apart.
-const TRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(20);
+/// Differs when the file was replaced, written to, or has another owner or mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    place: (u64, u64),
+    changed: (i64, i64),
+}
 
-impl Rewrite {
-    /// Begins to replace the file at `path`, or to make it. Follows links.
+impl SharedFile {
+    /// The file at `path`, which must not be a link.
     ///
     /// # Errors
-    /// It cannot be read, is no regular file, or is larger than `limit`; its directory cannot be written to; somebody
-    /// else is at it for seconds.
-    pub fn begin(path: &Path, limit: u64) -> Result<Self, Error> {
-        let path = behind_links(path)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let draft_path = path.with_file_name(format!(".{name}.draft"));
-        let mut rewrite = Self {
-            draft: lock(&draft_path)?,
-            draft_path,
-            old: None,
-            text: Vec::new(),
-            is_done: false,
-            path,
-        };
-        match config::read_file(&rewrite.path, limit) {
-            Ok(text) => {
-                rewrite.text = text;
-                rewrite.old = Some(fs::metadata(&rewrite.path).map_err(rewrite.failed("read"))?);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(rewrite.failed("read")(error)),
-        }
-        Ok(rewrite)
-    }
-
-    /// What the file holds; nothing where there is none.
-    #[must_use]
-    pub fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    /// Puts `text` into the file's place. It keeps owner and mode; one that is made anew may be read by all.
-    ///
-    /// # Errors
-    /// A full or read-only disk, a directory or an owner that may not be changed.
-    pub fn finish(mut self, text: &[u8]) -> Result<(), Error> {
-        let draft = &mut self.draft;
-        let written = draft
-            .set_len(0)
-            .and_then(|()| draft.write_all(text))
-            .and_then(|()| match &self.old {
-                Some(old) => {
-                    fchown(&**draft, Some(old.uid()), Some(old.gid()))?;
-                    draft.set_permissions(old.permissions())
-                }
-                None => draft.set_permissions(Permissions::from_mode(MODE)),
-            })
-            .and_then(|()| draft.sync_all())
-            .and_then(|()| fs::rename(&self.draft_path, &self.path));
-        written.map_err(self.failed("replace"))?;
-        self.is_done = true;
-        // The file is in place. Only a power cut could undo that now, whatever comes of this.
-        if let Some(dir) = self.path.parent() {
-            let _ = File::open(dir).and_then(|dir| dir.sync_all());
-        }
-        Ok(())
-    }
-
-    fn failed(&self, step: &'static str) -> impl FnOnce(io::Error) -> Error {
-        failed(step, &self.path)
-    }
-}
-
-impl Drop for Rewrite {
-    fn drop(&mut self) {
-        if !self.is_done {
-            // Under the lock still: whoever waits for it finds that the draft is gone, and makes another.
-            let _ = fs::remove_file(&self.draft_path);
-        }
-    }
-}
-
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |error| Error {
-        step,
-        path,
-        cause: match error.kind() {
-            io::ErrorKind::PermissionDenied => "permission denied; run this as root".to_owned(),
-            io::ErrorKind::FileTooLarge => "it is too large to be what it should".to_owned(),
-            _ => error.to_string(),
-        },
-    }
-}
-
-/// Where the file itself is, or would be.
-fn behind_links(path: &Path) -> Result<PathBuf, Error> {
-    match fs::canonicalize(path) {
-        Ok(path) => return Ok(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("find", path)(error)),
-    }
-    if path.is_symlink() {
-        return Err(Error {
-            step: "make",
+    /// The path does not name a file in a directory.
+    pub fn new(path: &Path, rules: Rules) -> Result<Self, String> {
+        let name = path.file_name().filter(|_| path.is_absolute());
+        let name = name.ok_or_else(|| {
+            format!(
+                "{} is not the absolute path of a file: correct {}",
+                path.display(),
+                rules.key
+            )
+        })?;
+        let mut new_name = std::ffi::OsString::from(".");
+        new_name.push(name);
+        new_name.push(".portsentry");
+        Ok(Self {
             path: path.to_owned(),
-            cause: "it is a link to a file that is not there; remove the link, or make the file"
-                .to_owned(),
-        });
+            new_path: path.with_file_name(new_name),
+            rules,
+        })
     }
-    Ok(path.to_owned())
-}
 
-/// Makes the draft, for nobody else to read, and locks it.
-fn lock(draft_path: &Path) -> Result<Flock<File>, Error> {
-    for _ in 0..TRIES {
-        let draft = OpenOptions::new()
+    /// The file that `path` leads to, be it through links.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); or it is a link to nowhere.
+    pub fn behind_links(path: &Path, rules: Rules) -> Result<Self, String> {
+        match fs::canonicalize(path) {
+            Ok(path) => Self::new(&path, rules),
+            Err(cause) if cause.kind() != ErrorKind::NotFound => {
+                Err(cannot("find", path, &cause, rules.key))
+            }
+            Err(_) if path.is_symlink() => Err(format!(
+                "{} is a link to a file that is not there: remove the link, or make the file",
+                path.display()
+            )),
+            Err(_) => Self::new(path, rules),
+        }
+    }
+
+    /// What it holds; nothing where there is no file.
+    ///
+    /// # Errors
+    /// It cannot be read, or it is none that we would edit.
+    pub fn read(&self) -> Result<Vec<u8>, String> {
+        self.read_version().map(|before| before.bytes)
+    }
+
+    /// Whether [`edit`](Self::edit) may work, by owners and modes: with the rights of an ordinary process of this user, for others
+    /// are given up after the start.
+    ///
+    /// # Errors
+    /// Why not, and what would help.
+    pub fn check(&self) -> Result<(), String> {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        let found =
+            fs::metadata(dir).map_err(|cause| self.cannot("find the directory of", &cause))?;
+        if found.mode() & 0o002 != 0 {
+            return Err(format!(
+                "{} may be written to by everybody, who could put another {} there: chmod o-w {0}",
+                dir.display(),
+                self.path.display()
+            ));
+        }
+        if !may(&found, 0o3) {
+            return Err(format!(
+                "no file can be made in {} without special rights, which are given up after the start: chown {} {0}",
+                dir.display(),
+                geteuid()
+            ));
+        }
+        match fs::symlink_metadata(&self.path) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(self.cannot("look at", &cause)),
+            Ok(found) => {
+                self.check_kind(&found)?;
+                if found.uid() == geteuid().as_raw() && may(&found, 0o4) {
+                    return Ok(());
+                }
+                Err(format!(
+                    "{0} belongs to uid {1} and cannot be replaced by a file of the same owner without special rights, which are \
+                     given up after the start: chown {2} {0}",
+                    self.path.display(),
+                    found.uid(),
+                    geteuid()
+                ))
+            }
+        }
+    }
+
+    /// Replaces what it holds by what `change` makes of it, called again when somebody else was quicker. Where that is the same,
+    /// nothing is written.
+    ///
+    /// # Errors
+    /// It is as it was.
+    pub fn edit(&self, mut change: impl FnMut(&[u8]) -> Vec<u8>) -> Result<(), String> {
+        for _ in 0..self.rules.tries {
+            let before = self.read_version()?;
+            let after = change(&before.bytes);
+            if after == before.bytes || self.replace(&before, &after)? {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
+        Err(format!(
+            "cannot write to {}: somebody else keeps editing it",
+            self.path.display()
+        ))
+    }
+
+    fn read_version(&self) -> Result<Before, String> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&self.path);
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                return Ok(Before {
+                    bytes: Vec::new(),
+                    file: None,
+                });
+            }
+            Err(cause) => return Err(self.cannot("open", &cause)),
+        };
+        let cannot_read = |cause: io::Error| self.cannot("read", &cause);
+        let found = file.metadata().map_err(cannot_read)?;
+        self.check_kind(&found)?;
+        let limit = u64::try_from(self.rules.limit).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        (&mut file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(cannot_read)?;
+        if bytes.len() > self.rules.limit {
+            return Err(self.too_big());
+        }
+        Ok(Before {
+            bytes,
+            file: Some((file, Version::of(&found))),
+        })
+    }
+
+    fn check_kind(&self, found: &fs::Metadata) -> Result<(), String> {
+        let path = self.path.display();
+        if found.file_type().is_symlink() {
+            Err(self.cannot("open", &Errno::ELOOP.into()))
+        } else if !found.is_file() {
+            Err(format!(
+                "{path} is not a regular file: correct {}",
+                self.rules.key
+            ))
+        } else if found.mode() & 0o002 != 0 {
+            Err(format!(
+                "{path} may be written to by everybody: chmod o-w {path}"
+            ))
+        } else if found.nlink() > 1 {
+            Err(format!(
+                "{path} has other names (hard links), which would go on naming the old text: remove them, or make copies of it"
+            ))
+        } else if usize::try_from(found.len()).is_ok_and(|length| length > self.rules.limit) {
+            Err(self.too_big())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Puts `after` in the place of `before`; false: somebody else has edited, or does.
+    fn replace(&self, before: &Before, after: &[u8]) -> Result<bool, String> {
+        let Some(mut new) = self.lock()? else {
+            return Ok(false);
+        };
+        let done = self.write(&mut new, before, after);
+        if !matches!(done, Ok(true)) {
+            // Still ours alone: we hold its lock.
+            let _ = fs::remove_file(&self.new_path);
+        }
+        done
+    }
+
+    /// Opens what is to become the file, empty, for us alone. What a crash has left there is used again. `None`: another process
+    /// is at it.
+    fn lock(&self) -> Result<Option<Flock<File>>, String> {
+        let cannot = |cause: io::Error| cannot("write to", &self.new_path, &cause, self.rules.key);
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(draft_path)
-            .map_err(failed("make", draft_path))?;
-        match Flock::lock(draft, FlockArg::LockExclusiveNonblock) {
-            Ok(draft) if stands_at(&draft, draft_path) => return Ok(draft),
-            // Whoever had it has put it into place or removed it.
-            Ok(_) => {}
-            Err((_, Errno::EWOULDBLOCK)) => thread::sleep(PAUSE),
-            Err((_, errno)) => return Err(failed("lock", draft_path)(errno.into())),
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&self.new_path)
+            .map_err(cannot)?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(cannot(errno.into())),
+        };
+        let found = file.metadata().map_err(cannot)?;
+        if !found.is_file() || found.uid() != geteuid().as_raw() || found.nlink() > 1 {
+            return Err(format!(
+                "{} is none of ours: remove it",
+                self.new_path.display()
+            ));
         }
+        // Whoever had the lock before may have given it its new name, or removed it.
+        let place = Version::of(&found).place;
+        if Version::at(&self.new_path)
+            .map_err(cannot)?
+            .map(|there| there.place)
+            != Some(place)
+        {
+            return Ok(None);
+        }
+        file.set_permissions(Permissions::from_mode(0o600))
+            .map_err(cannot)?;
+        file.set_len(0).map_err(cannot)?;
+        Ok(Some(file))
     }
-    Err(Error {
-        step: "lock",
-        path: draft_path.to_owned(),
-        cause: "somebody else is editing the file; try again".to_owned(),
-    })
+
+    fn write(&self, new: &mut File, before: &Before, after: &[u8]) -> Result<bool, String> {
+        let cannot_write =
+            |cause: io::Error| cannot("write to", &self.new_path, &cause, self.rules.key);
+        new.write_all(after).map_err(cannot_write)?;
+        match &before.file {
+            Some((old, _)) => self.take_after(new, old)?,
+            None => new
+                .set_permissions(Permissions::from_mode(0o644))
+                .map_err(cannot_write)?,
+        }
+        new.sync_all().map_err(cannot_write)?;
+        let there = Version::at(&self.path).map_err(|cause| self.cannot("look at", &cause))?;
+        if there != before.file.as_ref().map(|(_, version)| *version) {
+            return Ok(false);
+        }
+        fs::rename(&self.new_path, &self.path)
+            .map(|()| true)
+            .map_err(|cause| self.cannot("replace", &cause))
+    }
+
+    /// Gives `new` the owner, the mode, the access list, the SELinux label and the user's attributes of `old`. Attributes that
+    /// vouch for a text (`security.ima`) are not for another text.
+    fn take_after(&self, new: &File, old: &File) -> Result<(), String> {
+        let (was, is) = (self.metadata(old)?, self.metadata(new)?);
+        let other = |was: u32, is: u32| (was != is).then_some(was);
+        let (uid, gid) = (other(was.uid(), is.uid()), other(was.gid(), is.gid()));
+        if uid.or(gid).is_some() {
+            fchown(new, uid, gid).map_err(|cause| {
+                format!(
+                    "cannot keep {} the property of uid {} and gid {}: {cause}: chown {}:{} {0}",
+                    self.path.display(),
+                    was.uid(),
+                    was.gid(),
+                    geteuid(),
+                    getegid()
+                )
+            })?;
+        }
+        let keep = |cause: io::Error| self.cannot("keep the attributes of", &cause);
+        let kept = attributes(old).map_err(keep)?;
+        if !kept.iter().any(|name| name == ACL) {
+            // The directory may hand one down.
+            let _ = fremovexattr(new.as_fd(), ACL);
+        }
+        new.set_permissions(Permissions::from_mode(was.mode() & 0o7777))
+            .map_err(keep)?;
+        for name in kept {
+            let value = attribute(old, &name).map_err(keep)?;
+            if attribute(new, &name).ok().as_ref() != Some(&value) {
+                fsetxattr(new.as_fd(), name.as_str(), &value, XattrFlags::empty())
+                    .map_err(|errno| keep(errno.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn metadata(&self, file: &File) -> Result<fs::Metadata, String> {
+        file.metadata()
+            .map_err(|cause| self.cannot("look at", &cause))
+    }
+
+    /// The words for a file that is larger than it may be, or would become so.
+    #[must_use]
+    pub fn too_big(&self) -> String {
+        format!(
+            "{} would have more than {} MiB: remove lines that are not needed",
+            self.path.display(),
+            self.rules.limit >> 20
+        )
+    }
+
+    fn cannot(&self, step: &str, cause: &io::Error) -> String {
+        cannot(step, &self.path, cause, self.rules.key)
+    }
 }
 
-fn stands_at(file: &File, path: &Path) -> bool {
-    let (Ok(file), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else {
-        return false;
+impl Version {
+    fn of(found: &fs::Metadata) -> Self {
+        Self {
+            place: (found.dev(), found.ino()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    fn at(path: &Path) -> io::Result<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok(Some(Self::of(&found))),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+}
+
+/// An access list.
+const ACL: &str = "system.posix_acl_access";
+
+/// The names of the attributes that another text may have as well.
+fn attributes(file: &File) -> io::Result<Vec<String>> {
+    let mut names = vec![0_u8; 64 << 10];
+    let length = match flistxattr(file.as_fd(), &mut names) {
+        Err(rustix::io::Errno::OPNOTSUPP) => 0,
+        other => other?,
     };
-    (file.dev(), file.ino()) == (there.dev(), there.ino())
+    Ok(names[..length]
+        .split(|&byte| byte == 0)
+        .filter_map(|name| std::str::from_utf8(name).ok())
+        .filter(|name| [ACL, "security.selinux"].contains(name) || name.starts_with("user."))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn attribute(file: &File, name: &str) -> io::Result<Vec<u8>> {
+    let mut value = vec![0_u8; 64 << 10];
+    let length = fgetxattr(file.as_fd(), name, &mut value)?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// Whether this user may do `rights` (a digit of a mode) without special ones.
+fn may(found: &fs::Metadata, rights: u32) -> bool {
+    let in_group = |gid: u32| {
+        getegid().as_raw() == gid
+            || getgroups().is_ok_and(|all| all.iter().any(|it| it.as_raw() == gid))
+    };
+    let granted = if found.uid() == geteuid().as_raw() {
+        found.mode() >> 6
+    } else if in_group(found.gid()) {
+        found.mode() >> 3
+    } else {
+        found.mode()
+    };
+    granted & rights == rights
+}
+
+fn cannot(step: &str, path: &Path, cause: &io::Error, key: &str) -> String {
+    let path = path.display();
+    let words = match cause.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP) => {
+            format!("it is a symbolic link: put the path of the file itself in {key}")
+        }
+        Some(Errno::EROFS) => {
+            "it is on a read-only file system; in a systemd unit with ProtectSystem: ReadWritePaths= with its directory".to_owned()
+        }
+        Some(Errno::EBUSY) => {
+            "it is mounted by itself (of a container, or by ReadWritePaths=): mount its directory".to_owned()
+        }
+        Some(errno @ (Errno::EACCES | Errno::EPERM)) => format!(
+            "{}: it and its directory must belong to uid {}",
+            errno.desc().to_lowercase(),
+            geteuid()
+        ),
+        Some(errno) => errno.desc().to_lowercase(),
+        None => cause.to_string(),
+    };
+    format!("cannot {step} {path}: {words}")
 }
 
 #[cfg(test)]
@@ -189,13 +440,18 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{chown, symlink};
 
-    const LIMIT: u64 = 1 << 20;
+    const RULES: Rules = Rules {
+        key: "ignore.files",
+        limit: 1 << 20,
+        tries: 1000,
+    };
 
-    fn rewrite(path: &Path, text: &str) {
-        Rewrite::begin(path, LIMIT)
-            .unwrap()
-            .finish(text.as_bytes())
-            .unwrap();
+    fn file(path: &Path) -> SharedFile {
+        SharedFile::behind_links(path, RULES).unwrap()
+    }
+
+    fn write(path: &Path, text: &str) {
+        file(path).edit(|_| text.as_bytes().to_vec()).unwrap();
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -212,12 +468,12 @@ mod tests {
     fn a_file_keeps_its_owner_and_mode_and_leaves_nothing_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
-        rewrite(&path, "made");
+        write(&path, "made");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
 
         chown(&path, Some(12), Some(34)).expect("the tests run as root");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        rewrite(&path, "a");
+        write(&path, "a");
         let meta = fs::metadata(&path).unwrap();
         assert_eq!(
             (meta.uid(), meta.gid(), meta.mode() & 0o7777),
@@ -230,37 +486,40 @@ mod tests {
     #[test]
     fn a_link_stays_one_and_the_file_behind_it_is_replaced() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (link, file) = (dir.path().join("link"), other.path().join("file"));
-        symlink(&file, &link).unwrap();
-        let dangling = Rewrite::begin(&link, LIMIT).err().unwrap().to_string();
+        let (link, target) = (dir.path().join("link"), other.path().join("file"));
+        symlink(&target, &link).unwrap();
+        let dangling = SharedFile::behind_links(&link, RULES).unwrap_err();
         assert!(
             dangling.contains("a link to a file that is not there"),
             "{dangling}"
         );
-        fs::write(&file, "old").unwrap();
-        let begun = Rewrite::begin(&link, LIMIT).unwrap();
-        assert_eq!(begun.text(), b"old");
-        begun.finish(b"new").unwrap();
+        fs::write(&target, "old").unwrap();
+        file(&link)
+            .edit(|text| [text, b" and new"].concat())
+            .unwrap();
         assert!(link.is_symlink());
-        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "old and new");
         assert_eq!(names(dir.path()), ["link"]);
         assert_eq!(names(other.path()), ["file"]);
     }
 
     #[test]
-    fn a_rewrite_that_is_given_up_changes_nothing() {
+    fn what_cannot_be_edited_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
-        drop(Rewrite::begin(&path, LIMIT).unwrap());
-        assert!(names(dir.path()).is_empty());
         fs::write(&path, "x".repeat(100)).unwrap();
-        assert!(Rewrite::begin(&path, 99).is_err());
-        assert!(Rewrite::begin(dir.path(), LIMIT).is_err());
-        assert!(Rewrite::begin(&dir.path().join("no/list"), LIMIT).is_err());
+        let small = Rules { limit: 99, ..RULES };
+        let edit = |path: &Path, rules| {
+            SharedFile::behind_links(path, rules).and_then(|file| file.edit(|_| b"new".to_vec()))
+        };
+        assert!(edit(&path, small).is_err());
+        assert!(edit(dir.path(), RULES).is_err());
+        assert!(edit(&dir.path().join("no/list"), RULES).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x".repeat(100));
         assert_eq!(names(dir.path()), ["list"]);
         // What a crash has left.
-        fs::write(dir.path().join(".list.draft"), "half a li").unwrap();
-        rewrite(&path, "a");
+        fs::write(dir.path().join(".list.portsentry"), "half a li").unwrap();
+        write(&path, "a");
         assert_eq!(fs::read_to_string(&path).unwrap(), "a");
         assert_eq!(names(dir.path()), ["list"]);
     }
@@ -273,9 +532,8 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..5 {
-                        let begun = Rewrite::begin(&path, LIMIT).unwrap();
-                        let more = [begun.text(), b"x"].concat();
-                        begun.finish(&more).unwrap();
+                        let more = |text: &[u8]| [text, b"x"].concat();
+                        file(&path).edit(more).unwrap();
                     }
                 });
             }

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::{Asked, Client, Failure, Output, offline, print, say, unban};
 use crate::clock::Now;
-use crate::config::ignore::{self, Entry, IgnoreList, MAX_BYTES, Place, Syntax};
+use crate::config::ignore::{self, Entry, IgnoreList, Place, Syntax};
 use crate::config::{Complaints, Config, Ignore as Ignored, IgnoreFile};
 use crate::control::{Lifted, Line, Listed, Request};
-use crate::rewrite::{self, Rewrite};
+use crate::rewrite::{Rules, SharedFile};
 use crate::source::Source;
 
 #[derive(Subcommand)]
@@ -36,6 +36,14 @@ pub(super) enum Ignore {
     /// List who is ignored, and where that is written
     List(Output),
 }
+
+/// An ignore file is short, and whoever typed this can wait for another editor.
+const RULES: Rules = Rules {
+    key: "ignore.files",
+    // As many as are read.
+    limit: 16 << 20,
+    tries: 300,
+};
 
 impl Ignore {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
@@ -70,7 +78,6 @@ fn add(ignored: &Ignored, net: IpNet, remark: Option<&str>) -> Result<Vec<PathBu
             "ignore.files names no file to write into; name one".to_owned(),
         ));
     };
-    let rewrite = Rewrite::begin(&file.path, MAX_BYTES)?;
     let source = Source::from(net);
     if let Some(entry) = read(&without_demands(ignored))?.covering(net) {
         let by = if entry.net == net {
@@ -88,8 +95,12 @@ fn add(ignored: &Ignored, net: IpNet, remark: Option<&str>) -> Result<Vec<PathBu
         Some(remark) => format!("{source}  # {remark}"),
         None => source.to_string(),
     };
-    let (text, number) = with_line(rewrite.text(), &line);
-    rewrite.finish(&text)?;
+    let mut number = 0;
+    SharedFile::behind_links(&file.path, RULES)?.edit(|text| {
+        let (text, at) = with_line(text, &line);
+        number = at;
+        text
+    })?;
     let place = place(file, number);
     print(|out| writeln!(out, "{source} is ignored by {place}"))?;
     Ok(vec![file.path.clone()])
@@ -103,12 +114,15 @@ fn remove(ignored: &Ignored, net: IpNet) -> Result<Vec<PathBuf>, Failure> {
     let source = Source::from(net);
     let mut edited = Vec::new();
     for file in ignored.files.iter().filter(|file| file.path.exists()) {
-        let rewrite = Rewrite::begin(&file.path, MAX_BYTES)?;
-        let (text, numbers) = without(rewrite.text(), file.syntax, net);
+        let mut numbers = Vec::new();
+        SharedFile::behind_links(&file.path, RULES)?.edit(|text| {
+            let (text, found) = without(text, file.syntax, net);
+            numbers = found;
+            text
+        })?;
         if numbers.is_empty() {
             continue;
         }
-        rewrite.finish(&text)?;
         edited.push(file.path.clone());
         print(|out| {
             numbers.iter().try_for_each(|&line| {
@@ -302,12 +316,6 @@ fn list(list: &IgnoreList, output: Output) -> Result<(), Failure> {
             writeln!(out, "{source:<43}  {}", entry.place)
         })
     })
-}
-
-impl From<rewrite::Error> for Failure {
-    fn from(error: rewrite::Error) -> Self {
-        Self::from(error.to_string())
-    }
 }
 
 #[cfg(test)]

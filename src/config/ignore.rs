@@ -51,7 +51,7 @@ pub enum Place {
 }
 
 /// A larger file is refused.
-pub const MAX_BYTES: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 impl IgnoreList {
     /// The most specific entry that covers `address`. A mapped address (`::ffff:192.0.2.7`) is taken for its IPv4 one.

@@ -3,7 +3,6 @@
 //! It decides when the file is changed, and words what goes wrong. What a line looks like is `text`'s business, and how a file
 //! that others edit too is replaced is `file`'s. The lines do not end by themselves.
 
-mod file;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -16,12 +15,20 @@ use super::{Deed, Error, Held, HeldClock, Holdings, Prepared, Responder};
 use crate::clock::{Now, Wall};
 use crate::config;
 use crate::policy::{Ban, Reason};
+use crate::rewrite::{Rules, SharedFile};
 use crate::source::Source;
-use file::{MAX_BYTES, SharedFile};
 use text::{Mark, Template, Text};
 
 /// As in the configuration.
 const NAME: &str = "hosts-deny";
+
+/// Each connection to a service behind tcp_wrappers has the file read from the start, and each ban here: so it is kept short, and
+/// nobody waits long for another editor.
+const RULES: Rules = Rules {
+    key: "hosts-deny.file",
+    limit: 4 << 20,
+    tries: 5,
+};
 
 /// Bans as lines in the file that tcp_wrappers reads. Each call is one rewrite of it, or none; the file is read each time,
 /// for it is others' as well.
@@ -43,7 +50,7 @@ impl HostsDeny {
                 settings.line.escape_default()
             ))
         })?;
-        let file = SharedFile::new(&settings.file).map_err(trouble)?;
+        let file = SharedFile::new(&settings.file, RULES).map_err(trouble)?;
         Ok(Self { file, template })
     }
 
@@ -80,7 +87,7 @@ impl Responder for HostsDeny {
 
     fn ban(&mut self, bans: &[&Ban], _now: Now) -> Result<(), Error> {
         let mut without_room = Vec::new();
-        self.edit(|text| without_room = text.put(bans, &self.template, MAX_BYTES))?;
+        self.edit(|text| without_room = text.put(bans, &self.template, RULES.limit))?;
         if without_room.is_empty() {
             return Ok(());
         }

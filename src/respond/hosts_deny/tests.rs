@@ -434,7 +434,7 @@ fn an_edit_of_somebody_else_meanwhile_is_kept() {
             if let Some(theirs) = edits.next() {
                 fs::write(&bench.path, theirs).unwrap();
             }
-            text.put(&[&ban(STRANGER)], &bench.responder.template, MAX_BYTES);
+            text.put(&[&ban(STRANGER)], &bench.responder.template, RULES.limit);
         })
         .unwrap();
     assert_eq!(rounds, 3);
@@ -459,7 +459,7 @@ fn a_file_too_big_to_read_for_every_connection_is_left_alone() {
 
 #[test]
 fn bans_beyond_the_bound_are_named_and_the_others_hold() {
-    let mut bench = Bench::holding([&vec![b'x'; MAX_BYTES - 200][..], b"\n"].concat());
+    let mut bench = Bench::holding([&vec![b'x'; RULES.limit - 200][..], b"\n"].concat());
     let error = bench.ban(&["203.0.113.1", "203.0.113.2"]).unwrap_err();
     let second: Source = "203.0.113.2".parse().unwrap();
     assert_eq!((error.full, error.sources), (true, vec![second]));
@@ -475,7 +475,7 @@ fn bans_beyond_the_bound_are_named_and_the_others_hold() {
             .unwrap()
             .is_some()
     );
-    assert!(fs::metadata(&bench.path).unwrap().len() <= u64::try_from(MAX_BYTES).unwrap());
+    assert!(fs::metadata(&bench.path).unwrap().len() <= u64::try_from(RULES.limit).unwrap());
     bench.ban(&["203.0.113.1"]).unwrap();
 }
 
