@@ -583,10 +583,11 @@ impl Engine {
         self.complaints.list(now)
     }
 
-    /// The responders' names, the primary one first.
+    /// The responders' names, the primary one first; `command` where a program bans.
     #[must_use]
     pub fn responder_names(&self) -> Vec<&'static str> {
-        self.world.names()
+        let programs = self.bans_by_program().then_some("command");
+        self.world.names().into_iter().chain(programs).collect()
     }
 
     /// Ends the engine: what waits for names or programs waits no longer. Gives back the history's writer, who may have

@@ -202,6 +202,11 @@ impl Agreement {
         self.unenforced.insert(source);
     }
 
+    /// A ban that was held back, and is real now or none any more.
+    pub(super) fn let_go(&mut self, source: Source) {
+        self.unenforced.remove(&source);
+    }
+
     /// Whether this ban is not in force.
     pub(super) fn is_behind(&self, source: Source) -> bool {
         self.unenforced.contains(&source)

@@ -108,6 +108,9 @@ impl Engine {
 
     fn banned_by_program(&mut self, source: Source, alarm: Option<Alarm>, ended: &Ended, now: Now) {
         let is_sole = !self.world.has_responders();
+        if is_sole {
+            self.world.let_go(source);
+        }
         if let Some(trouble) = &ended.trouble {
             let address = alarm.map_or(source.address(), |alarm| alarm.probe.source);
             warn!(
@@ -218,7 +221,7 @@ impl Engine {
         }
         (left > 0).then(|| {
             format!(
-                "what command.ban did for {} stays: command.unban does not say how to undo it",
+                "what command.ban did for {} stays: no command.unban has undone it",
                 if left == 1 {
                     "it".to_owned()
                 } else {

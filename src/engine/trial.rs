@@ -242,6 +242,9 @@ impl Engine {
             }
             self.report(alarm, reason, is_first, outcome, now);
             if self.bans_by_program() {
+                if !self.world.has_responders() {
+                    self.world.hold_back(source);
+                }
                 let line = self.config.command.ban.clone();
                 let purpose = Purpose::Ban(source, Some(alarm));
                 self.run(line, Some(alarm), purpose, alarm.probe.source, now);

@@ -257,14 +257,16 @@ fn what_a_program_alone_bans_is_a_ban_when_it_says_so() {
     assert!(bench.engine.bans().is_empty());
 
     bench.probes(STRANGER, &[1, 2, 3], NOW);
+    assert_eq!((bench.engine.bans().len(), bench.engine.enforced()), (1, 0));
     let second = job(&mut bench);
     let lines = logged(|| end(&mut bench, &second, None));
+    assert_eq!(bench.engine.enforced(), 1);
     assert_eq!(lines, [BLOCKED.replace("fake add 203.0.113.7", "notify")]);
     assert_eq!(bench.engine.bans().len(), 1);
     let unbanned = bench.engine.unban(STRANGER.parse().unwrap(), "uid 0", NOW);
     assert_eq!(
         unbanned.failures,
-        ["what command.ban did for it stays: command.unban does not say how to undo it"]
+        ["what command.ban did for it stays: no command.unban has undone it"]
     );
     assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("unban"))]);
 }
