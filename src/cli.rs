@@ -31,9 +31,9 @@ mod unban;
 #[derive(Parser)]
 #[command(name = "portsentry", version, max_term_width = 100, after_help = FLAGS_HELP)]
 struct Cli {
-    /// The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf
-    /// [default: /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]
-    #[arg(short, long, value_name = "FILE", global = true, verbatim_doc_comment)]
+    /// The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf [default:
+    /// /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -75,7 +75,7 @@ enum Command {
 }
 
 const FLAGS_HELP: &str = "\
-Started as portsentry 1.2 was, with one or several of -tcp -udp -stcp -sudp -atcp -audp, it reads portsentry.conf, checks
+Started as portsentry 1.2 was, with one or several of -tcp -udp -stcp -sudp -atcp -audp, it reads portsentry.conf, checks \
 everything and goes into the background; where it runs already, the daemon takes these modes too.";
 
 /// How a command's result is printed.
