@@ -34,6 +34,8 @@ pub(crate) struct Bench {
     syslog: Syslog,
     pub(crate) host: Host,
     pub(crate) stranger: Host,
+    /// Those that are there until all is over.
+    services: Vec<TcpListener>,
     /// Modes that are expected to run, in the order of their start.
     modes: Vec<String>,
     /// Log lines before this are not looked at.
@@ -96,6 +98,7 @@ impl Bench {
             syslog,
             host,
             stranger,
+            services: Vec::new(),
             modes: Vec::new(),
             from: 0,
             notes: Vec::new(),
@@ -143,11 +146,33 @@ impl Bench {
             let active = self.active();
             let (status, said) = self.launch(mode);
             assert_eq!(status, 0, "portsentry {mode} failed: {said}");
-            eventually(&format!("portsentry {mode} is active"), || {
+            self.while_it_runs(&format!("portsentry {mode} is active"), || {
                 (self.active() > active).then_some(())
             });
             self.modes.push(mode.to_owned());
         }
+    }
+
+    /// Waits until `condition` gives something.
+    ///
+    /// # Panics
+    /// When it does not in time, or the implementation under test has ended.
+    fn while_it_runs<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+        let awaited = eventually(what, || {
+            // Asked before, so that what it did last is not missed.
+            let runs = self.runs();
+            condition().map(Some).or_else(|| (!runs).then_some(None))
+        });
+        awaited.unwrap_or_else(|| panic!("portsentry has ended; waited for: {what}"))
+    }
+
+    fn runs(&self) -> bool {
+        let processes = self.sandbox.processes("portsentry");
+        processes.iter().any(|process| process.ended.is_none())
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.which == Implementation::Ours
     }
 
     /// How many times somebody has become active.
@@ -271,6 +296,12 @@ impl Bench {
         for (host, address) in [(&self.host, HOST6), (&self.stranger, STRANGER6)] {
             host.ip(&format!("addr add {address}/64 dev eth0 nodad"));
         }
+    }
+
+    /// Has a TCP service listen on the host until all is over.
+    pub(crate) fn occupy(&mut self, port: u16) {
+        let service = self.listen(port);
+        self.services.push(service);
     }
 
     /// A TCP listener on the host, in the sandbox's network.

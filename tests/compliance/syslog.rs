@@ -59,7 +59,8 @@ impl Syslog {
     }
 
     /// The texts logged so far, without what every line has in common: `<29>Nov 22 21:48:27 portsentry[123]: `, which is
-    /// daemon.notice. What does not begin in this way is given whole, so that no expectation fits it.
+    /// daemon.notice; what is none of 1.2's lines may be of another severity. What does not begin in this way is given whole,
+    /// so that no expectation fits it.
     pub(crate) fn texts(&self) -> Vec<String> {
         let datagrams = self.datagrams();
         datagrams
@@ -76,7 +77,8 @@ impl Syslog {
 /// every syslog daemon takes away.
 fn text(line: &str) -> Option<&str> {
     let line = line.strip_suffix('\n').unwrap_or(line);
-    let rest = line.strip_prefix("<29>")?;
+    let (priority, rest) = line.strip_prefix('<')?.split_once('>')?;
+    let is_daemon = DAEMON.contains(&priority.parse().ok()?);
     let (time, rest) = rest.split_at_checked("Nov 22 21:48:27 ".len())?;
     let good = time.bytes().zip("Nov 22 21:48:27 ".bytes()).enumerate();
     let time_is_one = good.into_iter().all(|(at, (is, like))| match like {
@@ -85,7 +87,18 @@ fn text(line: &str) -> Option<&str> {
         _ => is.is_ascii_digit() || (at == 4 && is == b' '),
     });
     let (pid, text) = rest.strip_prefix("portsentry[")?.split_once("]: ")?;
-    (time_is_one && pid.parse::<u32>().is_ok()).then_some(text)
+    let is_good = is_daemon && time_is_one && pid.parse::<u32>().is_ok();
+    (is_good && (priority == "29" || !is_of_1_2(text))).then_some(text)
+}
+
+/// Facility daemon, of whatever severity.
+const DAEMON: std::ops::RangeInclusive<u8> = 24..=31;
+
+/// Whether the text is of those that 1.2 knows, by how it begins.
+pub(crate) fn is_of_1_2(text: &str) -> bool {
+    ["attackalert: ", "adminalert: ", "securityalert: "]
+        .iter()
+        .any(|start| text.starts_with(start))
 }
 
 impl Drop for Syslog {

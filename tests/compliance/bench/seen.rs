@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, offset};
@@ -11,7 +11,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::{BLOCKED, Bench, HISTORY, HOST, HOSTS_DENY, RAN, STRANGER, STRANGER6, address};
 use crate::case::fits;
-use crate::{PATIENCE, eventually, within};
+use crate::syslog::is_of_1_2;
+use crate::{PATIENCE, within};
 
 /// Local time on the host: five hours behind, so that it is not taken for another's.
 pub(super) const ZONE: &str = "EST5";
@@ -21,28 +22,33 @@ const MODES: [&str; 6] = ["tcp", "udp", "stcp", "sudp", "atcp", "audp"];
 
 const CANARY_PORT: u16 = 1;
 
+/// When nothing has come for so long, nothing will: far longer than any one thing takes.
+const QUIET: Duration = Duration::from_secs(5);
+
 impl Bench {
     /// Waits until a line that fits is seen.
     pub(crate) fn until(&self, like: &str) {
-        eventually(like, || {
-            self.seen()
-                .iter()
-                .any(|line| fits(line, like))
-                .then_some(())
-        });
+        self.until_times(1, like);
     }
 
     /// Waits until this many lines that fit are seen.
     pub(crate) fn until_times(&self, times: usize, like: &str) {
-        eventually(like, || {
+        self.while_it_runs(like, || {
             let lines = self.seen();
             (lines.iter().filter(|line| fits(line, like)).count() >= times).then_some(())
         });
     }
 
-    /// Waits until what is seen is as it should be, or until patience ends.
+    /// Waits until what is seen is as it should be, or until nothing more comes.
     pub(crate) fn wait_until(&self, as_expected: impl Fn(&[String]) -> bool) {
-        within(PATIENCE, || as_expected(&self.seen()).then_some(()));
+        let mut last = (Instant::now(), Vec::new());
+        within(PATIENCE, || {
+            let seen = self.seen();
+            if seen != last.1 {
+                last = (Instant::now(), seen);
+            }
+            (as_expected(&last.1) || last.0.elapsed() >= QUIET).then_some(())
+        });
     }
 
     /// Sends a canary into each mode and waits for its line. Packets are judged in their order, so all before have been.
@@ -56,7 +62,7 @@ impl Bench {
             self.first_song.get_or_insert(self.syslog.texts().len());
             self.canaries.push(address);
             let text = format!("/{address} ");
-            eventually(&format!("the canary {address} of {mode} sings"), || {
+            self.while_it_runs(&format!("the canary {address} of {mode} sings"), || {
                 self.sing(&mode, address);
                 // A moment for its line, before it sings again.
                 within(Duration::from_millis(200), || {
@@ -97,11 +103,12 @@ impl Bench {
         for (name, path) in [("hosts.deny", HOSTS_DENY), ("ran", RAN)] {
             let text = self.read(path);
             // Ours marks its lines; the marks are no client's business.
-            let is_ours = |line: &&str| !line.starts_with("# portsentry: ");
+            let is_a_mark = |line: &str| {
+                line.starts_with("# portsentry: ") || line.starts_with("# portsentry (")
+            };
             let others = text
                 .lines()
-                .filter(|line| !self.is_a_canarys(line))
-                .filter(is_ours);
+                .filter(|line| !self.is_a_canarys(line) && !is_a_mark(line));
             lines.extend(others.map(|line| format!("{name}: {line}")));
         }
         lines.extend(self.notes.iter().cloned());
@@ -111,11 +118,7 @@ impl Bench {
     /// Log lines that are 1.2's, or that are not as syslog has them. Once a canary has sung, those that name the stranger.
     fn logged(&self) -> Vec<String> {
         let quiet = self.first_song.unwrap_or(usize::MAX);
-        let is_theirs = |text: &str| {
-            ["attackalert: ", "adminalert: ", "securityalert: ", "<"]
-                .iter()
-                .any(|start| text.starts_with(start))
-        };
+        let is_theirs = |text: &str| is_of_1_2(text) || text.starts_with('<');
         let texts = self.syslog.texts().into_iter().enumerate().skip(self.from);
         texts
             .filter(|(at, text)| is_theirs(text) && (*at < quiet || names_the_stranger(text)))

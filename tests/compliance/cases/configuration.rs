@@ -73,7 +73,8 @@ pub(crate) fn cases() -> Vec<Case> {
             "BLOCK_TCP\t=\"1\"",
             "11",
         )
-        .sees(IGNORED),
+        .sees(IGNORED)
+        .but_ours("a tab is as good as a blank", BLOCKED),
         written(
             "a value that is no number",
             "-atcp",
@@ -152,6 +153,15 @@ fn as_people_have_them() -> Vec<Case> {
             history: Host: 10.77.0.2/10.77.0.2 Port: 513 UDP Blocked
             blocked.tcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
             blocked.udp: Host: 10.77.0.2/10.77.0.2 Port: 513 UDP Blocked",
+        )
+        .but_ours(
+            "all modes know whom one of them has dealt with",
+            "attackalert: Connect from host: 10.77.0.2/10.77.0.2 to TCP port: 79
+            attackalert: Ignoring TCP response per configuration file setting.
+            attackalert: Connect from host: 10.77.0.2/10.77.0.2 to UDP port: 513
+            attackalert: Host: 10.77.0.2 is already blocked. Ignoring
+            history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
+            blocked.tcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked",
         ),
         Case::new("Debian's configuration, blocking turned on", move |bench| {
             let service = bench.host.serve(address(HOST), 80);

@@ -8,9 +8,11 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("fail2ban's stock jail finds the scanners", |bench| {
             bench.start("-tcp -udp", "BLOCK_TCP=\"0\"\nBLOCK_UDP=\"0\"");
+            bench.stranger.ip("addr add 10.77.0.3/24 dev eth0");
             bench.nmap("-sT", "11");
-            bench.nmap("-sU", "9");
-            bench.until_times(2, "history: …");
+            bench.until("history: … TCP Blocked");
+            bench.nmap("-sU -S 10.77.0.3 -e eth0", "9");
+            bench.until("history: … UDP Blocked");
             bench.note(format!("reads {}", readers::fail2ban_reads()));
             let found = readers::fail2ban(&bench.history());
             bench.report(&found);
@@ -18,7 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .sees(
             "reads /var/lib/portsentry/portsentry.history
             10.77.0.2
-            10.77.0.2",
+            10.77.0.3",
         ),
         Case::new("fail2ban's stock jail finds a scanner over IPv6", |bench| {
             scanned_over_ipv6(bench);
@@ -70,6 +72,28 @@ pub(crate) fn cases() -> Vec<Case> {
             "1500\n1502\n1500\n1503\n1500\n1503",
         ),
         Case::new(
+            "logwatch and prelude read of a ban by a KILL_ROUTE that only blocks",
+            |bench| {
+                bench.start(
+                    "-atcp",
+                    "KILL_ROUTE=\"/sbin/route add -host $TARGET$ reject\"",
+                );
+                bench.nmap("-sS", "11");
+                bench.until("history: …");
+                let log = bench.log();
+                let found = readers::logwatch(&log) + &readers::prelude(&log);
+                bench.report(&found);
+            },
+        )
+        .sees(
+            "Warning: Portscans detected
+            TCP SYN/Normal from:
+            10.77.0.2: ports: 11
+            Warning: Blocked route from/to 10.77.0.2 2 times(s).
+            1500
+            1502",
+        ),
+        Case::new(
             "Wazuh's and prelude's rules: a connection, already blocked",
             |bench| {
                 bench.start("-tcp", "BLOCK_TCP=\"0\"");
@@ -93,10 +117,8 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Two TCP probes and one of UDP, responded to.
 fn scanned_and_blocked(bench: &mut Bench) {
-    bench.start(
-        "-atcp -audp",
-        "KILL_ROUTE=\"/sbin/route add -host $TARGET$ reject\"",
-    );
+    // Not one that ours would carry out itself: then nothing more of the stranger would be heard.
+    bench.start("-atcp -audp", "KILL_ROUTE=\"true $TARGET$\"");
     bench.nmap("-sS", "11");
     bench.until("history: …");
     bench.nmap("-sS", "15");

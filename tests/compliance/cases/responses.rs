@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bench::{HOST, STRANGER, address};
+use crate::bench::{HOST, HOSTS_DENY, STRANGER, address};
 use crate::case::Case;
 use crate::within;
 
@@ -12,6 +12,9 @@ const ALL_THREE: &str = r#"
     KILL_HOSTS_DENY="ALL: $TARGET$ # $PORT$ $MODE$"
     KILL_RUN_CMD="echo command $TARGET$ $PORT$ $MODE$ >>/run/ran"
 "#;
+
+/// Why ours does not write `# $PORT$ $MODE$` to hosts.deny.
+const NO_COMMENTS: &str = "what follows # would be read as clients";
 
 const SCAN: &str =
     "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11";
@@ -56,7 +59,7 @@ fn block() -> Vec<Case> {
                 blocked.{mode}: {record}"
             )));
         }
-        cases.push(all("1").sees(&format!(
+        let responded = format!(
             r#"{scan}
             attackalert: Host {STRANGER} has been blocked via wrappers with string: "ALL: {STRANGER} # {port} {mode}"
             attackalert: Host {STRANGER} has been blocked via dropped route using command: "echo route {STRANGER} {port} {mode} >>/run/ran"
@@ -66,7 +69,13 @@ fn block() -> Vec<Case> {
             hosts.deny: ALL: {STRANGER} # {port} {mode}
             ran: route {STRANGER} {port} {mode}
             ran: command {STRANGER} {port} {mode}"#
-        )));
+        );
+        let comment = format!(" # {port} {mode}");
+        cases.push(
+            all("1")
+                .sees(&responded)
+                .but_ours(NO_COMMENTS, &responded.replace(&comment, "")),
+        );
         cases.push(all("2").sees(&format!(
             r#"{scan}
             attackalert: External command run for host: {STRANGER} using command: "echo command {STRANGER} {port} {mode} >>/run/ran"
@@ -80,28 +89,38 @@ fn block() -> Vec<Case> {
             bench.start("-atcp", "BLOCK_TCP=\"2\"");
             bench.nmap("-sS", "11");
         })
-        .sees(&format!("{SCAN}{RECORDED}")),
+        .sees(&format!("{SCAN}{RECORDED}"))
+        .but_ours(
+            "there is nothing left to run: that is BLOCK_TCP=0, and said",
+            &format!(
+                "{SCAN}
+                attackalert: Ignoring TCP response per configuration file setting.
+                {RECORDED}"
+            ),
+        ),
     );
     cases
 }
 
 fn order() -> Vec<Case> {
+    let command_first = format!(
+        r#"{SCAN}
+        attackalert: External command run for host: 10.77.0.2 using command: "echo command 10.77.0.2 11 atcp >>/run/ran"
+        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 # 11 atcp"
+        attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "echo route 10.77.0.2 11 atcp >>/run/ran"
+        {RECORDED}
+        hosts.deny: ALL: 10.77.0.2 # 11 atcp
+        ran: command 10.77.0.2 11 atcp
+        ran: route 10.77.0.2 11 atcp
+        "#
+    );
     vec![
         Case::new("KILL_RUN_CMD_FIRST=1: the command is first", |bench| {
             bench.start("-atcp", &format!("{ALL_THREE}\nKILL_RUN_CMD_FIRST=\"1\""));
             bench.nmap("-sS", "11");
         })
-        .sees(&format!(
-            r#"{SCAN}
-            attackalert: External command run for host: 10.77.0.2 using command: "echo command 10.77.0.2 11 atcp >>/run/ran"
-            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 # 11 atcp"
-            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "echo route 10.77.0.2 11 atcp >>/run/ran"
-            {RECORDED}
-            hosts.deny: ALL: 10.77.0.2 # 11 atcp
-            ran: command 10.77.0.2 11 atcp
-            ran: route 10.77.0.2 11 atcp
-            "#
-        )),
+        .sees(&command_first)
+        .but_ours(NO_COMMENTS, &command_first.replace(" # 11 atcp", "")),
         Case::new("a command that takes its time", |bench| {
             bench.stranger.ip("addr add 10.77.0.3/24 dev eth0");
             bench.start(
@@ -210,7 +229,11 @@ fn failing() -> Vec<Case> {
             {RECORDED}"#
         )
     };
-    let told = format!("{SCAN}\nattackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!");
+    let could_not = "attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!";
+    let failed = format!(
+        "adminalert: ERROR: There was an error trying to block host (system fail) 10.77.0.2\n{could_not}"
+    );
+    let told = format!("{SCAN}\n{failed}");
     let case = |name: &str, conf: &'static str| {
         Case::new(name, move |bench| {
             bench.start("-atcp", conf);
@@ -253,25 +276,49 @@ fn failing() -> Vec<Case> {
             &format!(
                 r#"{told}
                 attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 15
-                attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!
+                {failed}
                 ran: 10.77.0.2 11
                 ran: 10.77.0.2 15
                 "#
             ),
         ),
-        case("a KILL_ROUTE without $TARGET$", "KILL_ROUTE=\"echo all >>/run/ran\"").sees(&format!(
-            r#"{SCAN}
-            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
-            adminalert: No target variable specified in KILL_ROUTE option. Skipping.
-            attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!
-            hosts.deny: ALL: 10.77.0.2 : DENY
-            "#
-        )),
-        case("a KILL_HOSTS_DENY without $TARGET$", "KILL_HOSTS_DENY=\"ALL: ALL\"").sees(&format!(
-            "{SCAN}
-            adminalert: No target variable specified in KILL_HOSTS_DENY option. Skipping.
-            attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!"
-        )),
+        targetless(
+            "KILL_ROUTE",
+            "KILL_ROUTE=\"echo all >>/run/ran\"",
+            &format!(
+                r#"{SCAN}
+                attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+                {NO_TARGET} KILL_ROUTE option. Skipping.
+                {could_not}
+                hosts.deny: ALL: 10.77.0.2 : DENY
+                "#
+            ),
+        )
+        .but_ours(
+            "told before it starts; the rest works",
+            &format!(
+                r#"{SCAN}
+                attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+                {RECORDED}
+                hosts.deny: ALL: 10.77.0.2 : DENY
+                told at the start: true
+                "#
+            ),
+        ),
+        targetless(
+            "KILL_HOSTS_DENY",
+            "KILL_HOSTS_DENY=\"ALL: ALL\"",
+            &format!("{SCAN}\n{NO_TARGET} KILL_HOSTS_DENY option. Skipping.\n{could_not}"),
+        )
+        .but_ours(
+            "told before it starts; what is left is to log",
+            &format!(
+                "{SCAN}
+                attackalert: Ignoring TCP response per configuration file setting.
+                {RECORDED}
+                told at the start: true"
+            ),
+        ),
         case("a KILL_RUN_CMD that fails", "BLOCK_TCP=\"2\"\nKILL_RUN_CMD=\"false $TARGET$\"")
             .sees(&format!(
                 r#"{SCAN}
@@ -279,19 +326,53 @@ fn failing() -> Vec<Case> {
                 {RECORDED}"#
             ))
             .but_ours(
-                "a failure is never told as success, nor recorded",
-                &format!("{SCAN}\nadminalert: ERROR: There was an error trying to run command (…) 10.77.0.2\nattackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!"),
+                "told as a failure; who scanned is told to jails whether or not a program could be",
+                &format!(
+                    "{SCAN}
+                    adminalert: ERROR: There was an error trying to run command (system fail) 10.77.0.2
+                    {RECORDED}"
+                ),
             ),
         Case::new("hosts.deny cannot be written", |bench| {
-            bench.sh("mkdir /etc/hosts.deny");
-            bench.start("-atcp", "");
-            bench.nmap("-sS", "11");
+            bench.sh(&format!("mkdir {HOSTS_DENY}"));
+            if bench.is_ours() {
+                bench.configure("");
+                bench.refuses("-atcp", HOSTS_DENY);
+            } else {
+                bench.start("-atcp", "");
+                bench.nmap("-sS", "11");
+            }
         })
         .sees(&format!(
             "{SCAN}
             adminalert: cannot open hosts.deny file: /etc/hosts.deny for blocking.
             securityalert: ERROR: There was an error trying to block host 10.77.0.2
-            attackalert: ERROR: Could not block host 10.77.0.2/10.77.0.2!!"
-        )),
+            {could_not}"
+        ))
+        .but_ours(
+            "what cannot work is told before it starts",
+            &format!(
+                "adminalert: PortSentry … is starting.
+                succeeds: false
+                tells of {HOSTS_DENY}: true"
+            ),
+        ),
     ]
+}
+
+const NO_TARGET: &str = "adminalert: No target variable specified in";
+
+/// A response that names no target, as this key has it. `sees` is what the original does.
+fn targetless(key: &'static str, conf: &'static str, sees: &str) -> Case {
+    Case::new(format!("a {key} without $TARGET$"), move |bench| {
+        bench.configure(conf);
+        bench.start_again("-atcp");
+        let told = bench
+            .log()
+            .contains(&format!("{NO_TARGET} {key} option. Skipping."));
+        bench.note(format!("told at the start: {told}"));
+        bench.look_behind_the_start();
+        bench.nmap("-sS", "11");
+    })
+    .sees(&format!("{sees}\ntold at the start: false"))
 }
