@@ -4,9 +4,11 @@
 mod seen;
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -35,7 +37,7 @@ pub(crate) struct Bench {
     pub(crate) host: Host,
     pub(crate) stranger: Host,
     /// Those that are there until all is over.
-    services: Vec<TcpListener>,
+    services: Vec<OwnedFd>,
     /// Modes that are expected to run, in the order of their start.
     modes: Vec<String>,
     /// Log lines before this are not looked at.
@@ -158,10 +160,18 @@ impl Bench {
     /// # Panics
     /// When it does not in time, or the implementation under test has ended.
     fn while_it_runs<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+        let mut ended = None;
         let awaited = eventually(what, || {
-            // Asked before, so that what it did last is not missed.
-            let runs = self.runs();
-            condition().map(Some).or_else(|| (!runs).then_some(None))
+            if let Some(found) = condition() {
+                return Some(Some(found));
+            }
+            if self.runs() {
+                ended = None;
+                return None;
+            }
+            // A moment for what it has said last.
+            let ended = ended.get_or_insert_with(Instant::now);
+            (ended.elapsed() >= Duration::from_secs(1)).then_some(None)
         });
         awaited.unwrap_or_else(|| panic!("portsentry has ended; waited for: {what}"))
     }
@@ -301,7 +311,16 @@ impl Bench {
     /// Has a TCP service listen on the host until all is over.
     pub(crate) fn occupy(&mut self, port: u16) {
         let service = self.listen(port);
-        self.services.push(service);
+        self.services.push(service.into());
+    }
+
+    /// The same for UDP.
+    pub(crate) fn occupy_udp(&mut self, port: u16) {
+        let service = self
+            .host
+            .inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .unwrap_or_else(|error| panic!("cannot bind UDP port {port}: {error}"));
+        self.services.push(service.into());
     }
 
     /// A TCP listener on the host, in the sandbox's network.

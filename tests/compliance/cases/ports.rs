@@ -1,12 +1,12 @@
 //! Which ports are watched: lists, limits, exclusions, ports in use, and those that only seem so.
 
 use std::io::{ErrorKind, Read as _};
-use std::net::UdpSocket;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use crate::bench::{HOST, address};
 use crate::case::Case;
-use crate::{PATIENCE, eventually, within};
+use crate::eventually;
 
 fn blocked(mode: &str, kind: &str, port: u16) -> String {
     format!(
@@ -26,22 +26,6 @@ const LISTENS_ON_15: &str = "adminalert: Going into listen mode on TCP port: 15"
 pub(crate) fn cases() -> Vec<Case> {
     let long_list: String = (2000..2070).map(|port| format!(",{port}")).collect();
     let long_list = format!("TCP_PORTS=\"1{long_list}\"");
-    let bind_failed = "adminalert: PortSentry … is starting.
-        adminalert: Going into listen mode on TCP port: 1
-        adminalert: Going into listen mode on TCP port: 15
-        adminalert: ERROR: could not bind TCP socket: 15. Attempting to continue
-        adminalert: Going into listen mode on TCP port: 11
-        adminalert: Going into listen mode on TCP port: 79
-        adminalert: PortSentry is now active and listening.
-        ";
-    let ours_failed = "adminalert: PortSentry … is starting.
-        adminalert: Going into listen mode on TCP port: 1
-        adminalert: Going into listen mode on TCP port: 11
-        adminalert: Going into listen mode on TCP port: 15
-        adminalert: ERROR: could not bind TCP socket: 15. Attempting to continue
-        adminalert: Going into listen mode on TCP port: 79
-        adminalert: PortSentry is now active and listening.
-        ";
     vec![
         Case::new("-stcp: a port that is not listed", |bench| {
             bench.start("-stcp", "");
@@ -100,7 +84,7 @@ pub(crate) fn cases() -> Vec<Case> {
             adminalert: PortSentry is now active and listening.",
         ),
         Case::new("-sudp: a port in use is told and not watched", |bench| {
-            let _service = bench.host.inside(|| UdpSocket::bind("0.0.0.0:69"));
+            bench.occupy_udp(69);
             bench.configure("UDP_PORTS=\"1,69\"");
             bench.start_again("-sudp");
             bench.nmap("-sU", "69");
@@ -113,7 +97,7 @@ pub(crate) fn cases() -> Vec<Case> {
             adminalert: PortSentry is now active and listening.",
         ),
         Case::new("-audp: a port in use is told and not watched", |bench| {
-            let _service = bench.host.inside(|| UdpSocket::bind("0.0.0.0:69"));
+            bench.occupy_udp(69);
             bench.configure("#ADVANCED_EXCLUDE_UDP");
             bench.start_again("-audp");
             bench.nmap("-sU", "69");
@@ -215,12 +199,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new("-stcp: a port in TIME_WAIT is watched", |bench| {
             bench.start("-stcp", "");
-            let used = Instant::now();
             time_wait(bench, 15);
-            // Somebody listened there a moment ago, and what is known of a service holds for a second.
-            within(PATIENCE, || {
-                (used.elapsed() >= Duration::from_secs(3)).then_some(())
-            });
+            // Somebody listened there a moment ago, and what ours knows of a service holds for a second.
+            thread::sleep(Duration::from_secs(2));
             bench.nmap("-sS", "15");
         })
         .but_ours(
@@ -239,20 +220,8 @@ pub(crate) fn cases() -> Vec<Case> {
             "nobody listens on a port in TIME_WAIT",
             &blocked("stcp", SYN, 15),
         ),
-        Case::new(
-            "-tcp: a port in use is told, and the others keep their numbers",
-            |bench| {
-                bench.occupy(15);
-                bench.configure("TCP_PORTS=\"1,15,11,79\"");
-                bench.start_again("-tcp");
-                bench.nmap("-sT", "11");
-            },
-        )
-        .sees(&format!("{bind_failed}{}", blocked("tcp", "Connect", 15)))
-        .but_ours(
-            "the original takes 11, the third, for the second, which is not bound",
-            &format!("{ours_failed}{}", blocked("tcp", "Connect", 11)),
-        ),
+        failed_bind("tcp", "-sT"),
+        failed_bind("udp", "-sU"),
         Case::new(
             "-tcp: a port in use that becomes free is listened on",
             |bench| {
@@ -281,6 +250,51 @@ pub(crate) fn cases() -> Vec<Case> {
         .sees("killed by signal 11")
         .but_ours("the original writes beyond an array of 64", "recorded"),
     ]
+}
+
+/// The second of the ports that are listed is in use, and the third is probed.
+fn failed_bind(mode: &'static str, how: &'static str) -> Case {
+    let protocol = mode.to_uppercase();
+    let listens =
+        |port: u16| format!("adminalert: Going into listen mode on {protocol} port: {port}");
+    let seen = |ports: [u16; 4], told: u16| {
+        let start: Vec<String> = ports
+            .iter()
+            .map(|port| match port {
+                15 => format!(
+                    "{}\nadminalert: ERROR: could not bind {protocol} socket: 15. Attempting to continue",
+                    listens(15)
+                ),
+                port => listens(*port),
+            })
+            .collect();
+        format!(
+            "adminalert: PortSentry … is starting.
+            {}
+            adminalert: PortSentry is now active and listening.
+            {}",
+            start.join("\n"),
+            blocked(mode, "Connect", told).replace("TCP", &protocol)
+        )
+    };
+    let ports = format!("{protocol}_PORTS=\"1,15,11,79\"");
+    Case::new(
+        format!("-{mode}: a port in use is told, and the others keep their numbers"),
+        move |bench| {
+            match mode {
+                "udp" => bench.occupy_udp(15),
+                _ => bench.occupy(15),
+            }
+            bench.configure(&ports);
+            bench.start_again(&format!("-{mode}"));
+            bench.nmap(how, "11");
+        },
+    )
+    .sees(&seen([1, 15, 11, 79], 15))
+    .but_ours(
+        "the original takes 11, the third, for the second, which is not bound",
+        &seen([1, 11, 15, 79], 11),
+    )
 }
 
 /// The one port that is listed is in use. The original has succeeded when it finds that out.
