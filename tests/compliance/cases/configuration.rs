@@ -172,6 +172,8 @@ fn as_people_have_them() -> Vec<Case> {
             bench.until("history: …");
             let reached = bench.stranger.reaches(address(HOST), 80);
             bench.note(format!("port 80 is reached: {reached}"));
+            // What was sent to a service is judged while it is there.
+            bench.everything_is_judged();
             drop(service);
         })
         .sees(&format!(

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _};
 use std::thread;
 use std::time::Duration;
 
-use crate::bench::{HOST, address};
+use crate::bench::{Bench, HOST, address};
 use crate::case::Case;
 use crate::eventually;
 
@@ -309,7 +309,7 @@ fn all_in_use(mode: &'static str) -> Case {
 }
 
 /// Leaves a socket of the host in TIME_WAIT on this port: the side that hangs up first has it.
-fn time_wait(bench: &crate::bench::Bench, port: u16) {
+fn time_wait(bench: &mut Bench, port: u16) {
     let service = bench.listen(port);
     let mut client = bench
         .stranger
@@ -323,6 +323,8 @@ fn time_wait(bench: &crate::bench::Bench, port: u16) {
         other => panic!("the service says nothing: {other:?}"),
     });
     drop(client);
+    // What was sent to a service is judged while it is there.
+    bench.everything_is_judged();
     drop(service);
     eventually("the socket waits", || {
         bench

@@ -173,6 +173,8 @@ fn native() -> Vec<Case> {
             bench.until("history: …");
             let reached = bench.stranger.reaches(address(HOST), 80);
             bench.note(format!("port 80 is reached: {reached}"));
+            // What was sent to a service is judged while it is there.
+            bench.everything_is_judged();
             drop(service);
         })
     };
