@@ -261,6 +261,7 @@ impl Daemon {
             let from = SocketAddr::new(probe.source, probe.source_port);
             match question {
                 Question::IsService => services.bound(probe.protocol, to),
+                Question::WasAnswered => services.connected(probe.protocol, from, to),
                 Question::IsAnswer => flows.is_answer(probe.protocol, from, to),
             }
             .map_err(|error| error.to_string())

@@ -44,6 +44,8 @@ pub enum Question {
     IsService,
     /// Does it answer traffic that left this host?
     IsAnswer,
+    /// Has somebody answered it, who need not be there any more?
+    WasAnswered,
 }
 
 /// Asks the kernel about a probe.

@@ -24,6 +24,8 @@ const NOW: Now = Now {
 const HOST: &str = "192.0.2.1";
 /// What comes from this port is an answer.
 const ANSWERING: u16 = 123;
+/// What comes from this port was answered.
+const CONNECTED: u16 = 50_000;
 const STRANGER: &str = "203.0.113.7";
 
 /// What a responder holds, and how it behaves; shared with the test.
@@ -197,6 +199,7 @@ impl Bench {
                 Ok(listening.contains(&probe.port))
             }
             Question::IsAnswer => Ok(probe.source_port == ANSWERING),
+            Question::WasAnswered => Ok(probe.source_port == CONNECTED),
         };
         self.engine.probes(probes, now, &mut ask);
     }
@@ -267,6 +270,18 @@ fn syn(source: &str, dest: &str, port: u16) -> Probe {
 
 fn after(seconds: u64) -> Now {
     NOW.later(Duration::from_secs(seconds))
+}
+
+#[test]
+fn who_was_answered_by_somebody_who_is_gone_is_no_scanner() {
+    let mut bench = Bench::new("[detect]\ntrigger = 1\n");
+    let mut probe = syn(STRANGER, HOST, 3);
+    probe.source_port = CONNECTED;
+    bench.see(&[probe], NOW);
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.services, 1);
+    bench.probes(STRANGER, &[3], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
 }
 
 #[test]

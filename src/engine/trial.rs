@@ -54,7 +54,9 @@ impl Engine {
                 return None;
             }
             let scan = self.detector.observe(source, probe, now.mono)?;
-            if !self.is_service(probe, Freshness::Now, now, ask) {
+            if !self.is_service(probe, Freshness::Now, now, ask)
+                && !self.was_answered(probe, now, ask)
+            {
                 return Some((scan, alarm));
             }
             self.counters.hits -= 1;
@@ -95,6 +97,15 @@ impl Engine {
             .services
             .keep(protocol, dest, port, bound, now.mono);
         bound
+    }
+
+    /// Whether the probe began a connection with somebody who has closed the port since: a service for one caller alone (an FTP
+    /// server's data port, say) may be gone before we can ask for it.
+    fn was_answered(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> bool {
+        probe.scan_type == ScanType::Syn
+            && self
+                .ask(Question::WasAnswered, probe, now, ask)
+                .unwrap_or(true)
     }
 
     /// Whether the probe is the late answer to a question that left this host, or a host behind it. TCP's answers are told

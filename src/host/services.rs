@@ -89,8 +89,39 @@ impl Services {
         Ok(ports)
     }
 
+    /// Whether a packet of TCP from `from` to `at` was answered by somebody, who may have closed the port since: then there is a
+    /// connection of these two, or what remains of one. False for UDP, which leaves no remains.
+    ///
+    /// # Errors
+    /// As [`bound`](Self::bound).
+    pub fn connected(
+        &mut self,
+        protocol: Protocol,
+        from: SocketAddr,
+        at: SocketAddr,
+    ) -> Result<bool, Error> {
+        // In the kernel's questions port 0 means any port.
+        if protocol == Protocol::Udp || from.port() == 0 || at.port() == 0 {
+            return Ok(false);
+        }
+        self.find(protocol, at, Some(from), |bound| {
+            bound.state != TCP_LISTEN && bound.port == at.port()
+        })
+    }
+
     /// Looks for the socket that would get a packet to `at` from nowhere in particular.
     fn found(&mut self, protocol: Protocol, at: SocketAddr) -> Result<bool, Error> {
+        self.find(protocol, at, None, |bound| bound.serves(protocol, at))
+    }
+
+    /// Looks for the one socket that would get a packet to `at`, from `from` or from nowhere in particular, and asks `is_it`.
+    fn find(
+        &mut self,
+        protocol: Protocol,
+        at: SocketAddr,
+        from: Option<SocketAddr>,
+        is_it: impl Fn(&Bound) -> bool,
+    ) -> Result<bool, Error> {
         let ip = at.ip().to_canonical();
         // TCP has local and remote where their names say. UDP has them swapped, "for historical reasons"
         // (net/ipv4/udp_diag.c, udp_dump_one; when listing, they are in their places).
@@ -99,6 +130,9 @@ impl Services {
             Protocol::Tcp => id.source = (ip, at.port()),
             Protocol::Udp => id.destination = (ip, at.port()),
         }
+        if let Some(from) = from {
+            id.destination = (from.ip().to_canonical(), from.port());
+        }
         if let (SocketAddr::V6(v6), IpAddr::V6(_)) = (at, ip) {
             id.interface = v6.scope_id();
         }
@@ -106,7 +140,7 @@ impl Services {
         let answered = self
             .kernel
             .ask(request(protocol, family(ip), id), 0, |answer| {
-                found |= Bound::read(answer).is_some_and(|bound| bound.serves(protocol, at));
+                found |= Bound::read(answer).is_some_and(|bound| is_it(&bound));
             });
         match answered.map_err(|cause| failed(protocol, at, cause))? {
             Answered::Whole | Answered::Interrupted => Ok(found),
@@ -350,6 +384,36 @@ mod tests {
                     ("[2001:db8::1]:83", false),
                 ],
             );
+        });
+    }
+
+    #[test]
+    fn a_connection_is_known_by_both_its_ends_also_when_its_listener_is_gone() {
+        in_a_lab(|services| {
+            let listener = TcpListener::bind("10.9.0.1:80").unwrap();
+            let client = TcpStream::connect("10.9.0.1:80").unwrap();
+            let from = client.local_addr().unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let mut ask = |from, to| services.connected(Tcp, from, at(to)).unwrap();
+            let stranger = at("10.9.0.2:40000");
+            assert!(ask(from, "10.9.0.1:80"));
+            assert!(
+                !ask(stranger, "10.9.0.1:80"),
+                "the listener is no connection"
+            );
+            drop(listener);
+            assert!(ask(from, "10.9.0.1:80"));
+            drop(server);
+            drop(client);
+            wait("the connection waits for its end", || {
+                ask(from, "10.9.0.1:80")
+            });
+            assert!(!ask(stranger, "10.9.0.1:80"));
+            assert!(!ask(from, "10.9.0.1:81"));
+            let v6 = TcpListener::bind("[::]:81").unwrap();
+            let client = TcpStream::connect("10.9.0.1:81").unwrap();
+            let (_server, _) = v6.accept().unwrap();
+            assert!(ask(client.local_addr().unwrap(), "10.9.0.1:81"));
         });
     }
 
