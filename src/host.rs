@@ -1,7 +1,8 @@
 //! [`Host`]: the addresses and links of this host, kept current by the kernel's own events.
 //!
 //! Its rooms: [`Facts`] is what is known, [`Services`] asks who uses a port, [`FileWatch`] sees files change.
-//! Facts only; what follows from them is for `guard` and `policy`. No routes, resolvers or sessions yet.
+//! [`Routes`] finds routes that were set by hand.
+//! Facts only; what follows from them is for `guard` and `policy`. No resolvers or sessions yet.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +13,7 @@ use netlink_sys::{Socket, SocketAddr};
 pub use self::facts::{Address, Facts, Link};
 pub use self::flows::Flows;
 pub use self::names::Names;
+pub use self::routes::{HostRoute, Routes, Way};
 pub use self::services::Services;
 pub use self::watch::FileWatch;
 
@@ -20,6 +22,7 @@ mod flows;
 mod inet_diag;
 mod names;
 mod netlink;
+mod routes;
 mod services;
 mod watch;
 
@@ -48,7 +51,7 @@ pub enum Error {
     /// Addresses or links could not be listed.
     #[error("cannot list this host's {what}: {cause}")]
     List {
-        /// `addresses` or `links`.
+        /// `addresses`, `links` or `routes`.
         what: &'static str,
         /// The step that failed.
         cause: NetlinkError,
@@ -56,7 +59,7 @@ pub enum Error {
     /// There are more addresses or links than anybody needs.
     #[error("this host has more than {limit} {what}: portsentry cannot keep them all")]
     TooMany {
-        /// `addresses` or `links`.
+        /// `addresses`, `links` or `routes`.
         what: &'static str,
         /// How many can be kept.
         limit: usize,

@@ -167,7 +167,8 @@ pub(super) fn list(kernel: &mut Conversation) -> Result<Facts, Error> {
     Ok(Facts::new(addresses, links))
 }
 
-fn ask<T>(
+/// Asks for one list, anew where it was interrupted. What `read` makes nothing of is left out.
+pub(super) fn ask<T>(
     kernel: &mut Conversation,
     what: &'static str,
     limit: usize,
@@ -246,7 +247,7 @@ fn read_link(answer: &[u8]) -> Option<Link> {
 }
 
 /// The attributes behind a message's fixed part of `header` bytes, up to the first that cannot be read.
-fn attributes(answer: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(answer: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(answer.get(header..).unwrap_or_default())
         .map_while(Result::ok)
         .filter_map(|attribute| {
