@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Complaints, Config, Loaded};
-use crate::control::{self, AskError, Line, Request};
+use crate::control::{self, AskError, Line, Listed, Request};
 use crate::{daemon, log};
 use flags::Flags;
 
@@ -205,6 +205,21 @@ impl Client {
             Err(error @ AskError::NoDaemon(_)) => Ok(Asked::NoDaemon(error.to_string())),
             Err(error) => Err(error),
         }
+    }
+
+    /// Who is banned, by the daemon or else by history. A history that may not be read keeps nobody from anything else.
+    fn running(&self, config: &Config) -> Vec<Listed> {
+        let mut bans = Vec::new();
+        let asked = self.ask(&Request::List, |line| {
+            if let Line::Listed(ban) = line {
+                bans.push(ban);
+            }
+            Ok(())
+        });
+        if let Ok(Asked::NoDaemon(_)) = asked {
+            bans = offline::running(config).unwrap_or_default();
+        }
+        bans
     }
 
     /// The configuration, for working without a daemon: it must be good.

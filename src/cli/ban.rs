@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Asked, Client, Failure, offline, print};
-use crate::control::{Line, Listed, Request};
+use crate::control::{AskError, Line, Listed, Request};
 use crate::log::span;
 use crate::source::Source;
 
@@ -42,28 +42,36 @@ impl Ban {
             ever: matches!(self.length, Some(Length::Ever)),
             reason: self.reason.clone(),
         };
-        let mut banned = None;
-        let asked = client.ask(&request, |line| {
-            if let Line::Listed(listed) = line {
-                banned = Some(listed);
-            }
-            Ok(())
-        })?;
-        match asked {
-            Asked::Done => {}
-            Asked::Failed(why) => return Err(Failure::from(why)),
-            Asked::NoDaemon(_) => banned = Some(offline::ban(client.good_config()?, &request)?),
-        }
-        match banned {
-            Some(banned) => print(|out| writeln!(out, "{}", sentence(&banned))),
-            None => Err(Failure::from(
-                "the daemon's answer makes no sense: no ban in it".to_owned(),
-            )),
-        }
+        let banned = match ask(client, &request)? {
+            Some(outcome) => outcome?,
+            None => offline::ban(client.good_config()?, &request)?,
+        };
+        print(|out| writeln!(out, "{}", sentence(&banned)))
     }
 }
 
-fn sentence(banned: &Listed) -> String {
+/// Has the daemon ban; `None`: there is no daemon.
+pub(super) fn ask(
+    client: &Client,
+    request: &Request,
+) -> Result<Option<Result<Listed, String>>, AskError> {
+    let mut banned = None;
+    let asked = client.ask(request, |line| {
+        if let Line::Listed(listed) = line {
+            banned = Some(listed);
+        }
+        Ok(())
+    })?;
+    Ok(match asked {
+        Asked::Done => Some(
+            banned.ok_or_else(|| "the daemon's answer makes no sense: no ban in it".to_owned()),
+        ),
+        Asked::Failed(why) => Some(Err(why)),
+        Asked::NoDaemon(_) => None,
+    })
+}
+
+pub(super) fn sentence(banned: &Listed) -> String {
     match banned.length {
         Some(length) => format!(
             "{} banned for {}: {}",

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Asked, Client, Failure, Output, offline, print, say, unban};
+use super::{Asked, Client, Failure, Output, print, say, unban};
 use crate::clock::Now;
 use crate::config::ignore::{self, Entry, IgnoreList, Place, Syntax};
 use crate::config::{Complaints, Config, Ignore as Ignored, IgnoreFile};
@@ -175,17 +175,7 @@ fn take_effect(client: &Client, paths: &[PathBuf]) -> Result<bool, Failure> {
 
 /// The bans that `net` shares addresses with, by the daemon or else by history.
 fn bans_of(client: &Client, config: &Config, net: IpNet) -> Vec<Listed> {
-    let mut bans = Vec::new();
-    let asked = client.ask(&Request::List, |line| {
-        if let Line::Listed(ban) = line {
-            bans.push(ban);
-        }
-        Ok(())
-    });
-    if let Ok(Asked::NoDaemon(_)) = asked {
-        // A history that may not be read keeps nobody from editing a file.
-        bans = offline::running(config).unwrap_or_default();
-    }
+    let mut bans = client.running(config);
     bans.retain(|ban| {
         let source = ban.source.parse().map(Source::net);
         source.is_ok_and(|it| it.contains(&net) || net.contains(&it))

@@ -32,15 +32,30 @@ pub(super) fn running(config: &Config) -> Result<Vec<Listed>, Failure> {
 
 /// Bans as the daemon would.
 pub(super) fn ban(config: &Config, request: &Request) -> Result<Listed, Failure> {
-    let lines = carry_out(config, request)?;
-    for line in lines {
-        match line {
-            Line::Listed(listed) => return Ok(listed),
-            Line::Failed(why) => return Err(Failure::from(why)),
-            _ => {}
+    let mut outcomes = ban_all(config, std::slice::from_ref(request))?;
+    let outcome = outcomes.pop();
+    let outcome = outcome.unwrap_or_else(|| Err("nothing was banned".to_owned()));
+    outcome.map_err(Failure::from)
+}
+
+/// Bans one after another; what became of each. They are in history when this returns.
+pub(super) fn ban_all(
+    config: &Config,
+    requests: &[Request],
+) -> Result<Vec<Result<Listed, String>>, Failure> {
+    let one = |lines: Vec<Line>| {
+        let mut banned = None;
+        for line in lines {
+            match line {
+                Line::Listed(listed) => banned = Some(listed),
+                Line::Failed(why) => return Err(why),
+                _ => {}
+            }
         }
-    }
-    Err(Failure::from("nothing was banned".to_owned()))
+        banned.ok_or_else(|| "nothing was banned".to_owned())
+    };
+    let replies = carry_out(config, requests)?;
+    Ok(replies.into_iter().map(one).collect())
 }
 
 /// Unbans as the daemon would; gives back what failed.
@@ -50,7 +65,8 @@ pub(super) fn unban(
     lifted: &mut Vec<Lifted>,
 ) -> Result<Option<String>, Failure> {
     let mut failed = None;
-    for line in carry_out(config, request)? {
+    let replies = carry_out(config, std::slice::from_ref(request))?;
+    for line in replies.into_iter().flatten() {
         match line {
             Line::Lifted(one) => lifted.push(one),
             Line::Failed(why) => failed = Some(why),
@@ -60,16 +76,17 @@ pub(super) fn unban(
     Ok(failed)
 }
 
-fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
+/// Carries out requests of one kind, with what each came to.
+fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Failure> {
     privilege::require(privilege::Needs::default())?;
     let _lock = StateLock::acquire(&config.history.file)?;
     let history = match History::open(&config.history.file) {
         Ok(history) => history,
-        Err(cause) => return Err(without_history(config, request, &cause)),
+        Err(cause) => return Err(without_history(config, requests, &cause)),
     };
     let now = Now::read();
-    let bans = match request {
-        Request::Unban { sources } => {
+    let bans = match requests {
+        [Request::Unban { sources }] => {
             let addresses = sources
                 .iter()
                 .filter_map(|text| text.parse().ok())
@@ -85,25 +102,29 @@ fn carry_out(config: &Config, request: &Request) -> Result<Vec<Line>, Failure> {
     let (ignored, _) = config::ignore::read(&config.ignore)?;
     let guard = Guard::new(config, ignored, host.facts().clone());
     let mut responders = Responders::configured(config)?;
-    if matches!(request, Request::Ban { .. }) {
+    if matches!(requests, [Request::Ban { .. }, ..]) {
         responders.prepare()?;
     }
     let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
     let recorder = Recorder::start(history, TextFiles::default()).map_err(cannot_start)?;
     let mut engine = Engine::new(config.clone(), guard, responders, recorder);
     engine.know(bans);
-    let uid = nix::unistd::getuid();
-    let Outcome { mut lines, .. } =
-        command::carry_out(&mut engine, request.clone(), &format!("uid {uid}"), now);
-    if let Some(failure) = run_programs(&mut engine)? {
-        lines.pop();
-        lines.push(Line::Failed(failure));
+    let by = format!("uid {}", nix::unistd::getuid());
+    let mut replies = Vec::new();
+    for request in requests {
+        let Outcome { mut lines, .. } =
+            command::carry_out(&mut engine, request.clone(), &by, Now::read());
+        if let Some(failure) = run_programs(&mut engine)? {
+            lines.pop();
+            lines.push(Line::Failed(failure));
+        }
+        replies.push(lines);
     }
-    let recorder = engine.close(now);
+    let recorder = engine.close(Now::read());
     recorder
         .stop(LAST_WORDS)
         .map_err(|unwritten| Failure::from(unwritten.to_string()))?;
-    Ok(lines)
+    Ok(replies)
 }
 
 /// Runs the admin's programs that go with a ban or its end, to their end; what failed.
@@ -137,9 +158,9 @@ fn run_programs(engine: &mut Engine) -> Result<Option<String>, Failure> {
 }
 
 /// Who is locked out on a day when history is spoilt is let in all the same; the failure says what that leaves undone.
-fn without_history(config: &Config, request: &Request, cause: &history::Error) -> Failure {
-    let lift = |mut responders: Responders| match request {
-        Request::Unban { sources } => {
+fn without_history(config: &Config, requests: &[Request], cause: &history::Error) -> Failure {
+    let lift = |mut responders: Responders| match requests {
+        [Request::Unban { sources }] => {
             let sources = sources
                 .iter()
                 .filter_map(|text| text.parse::<Source>().ok());
@@ -150,7 +171,7 @@ fn without_history(config: &Config, request: &Request, cause: &history::Error) -
         }
         _ => responders.unban_all(),
     };
-    if matches!(request, Request::Ban { .. }) {
+    if matches!(requests, [Request::Ban { .. }, ..]) {
         return Failure::from(cause.to_string());
     }
     let failures = Responders::configured(config).map_or_else(|error| vec![error], lift);
