@@ -23,6 +23,7 @@ mod flags;
 mod history;
 mod ignore;
 mod list;
+mod migrate;
 mod offline;
 mod status;
 mod unban;
@@ -51,6 +52,8 @@ enum Command {
     },
     /// Print a configuration, such as that of portsentry 1.2, as a complete and explained native one
     Convert(convert::Convert),
+    /// Show what an old portsentry (1.2 or 2.x) has left in the kernel and on disk, and turn it into timed bans
+    Migrate(migrate::Migrate),
     /// Tell how the daemon is; exit status 1 when none runs or when bans are not in force
     Status(Output),
     /// List the bans in force
@@ -129,6 +132,7 @@ impl Cli {
             }),
             Command::Check { file } => check(&file.clone().unwrap_or_else(|| self.path())),
             Command::Convert(convert) => convert.run(self.config.as_deref()),
+            Command::Migrate(migrate) => migrate.run(&self.client(), self.config.as_deref()),
             Command::Status(output) => status::run(&self.client(), *output),
             Command::List(output) => list::run(&self.client(), *output),
             Command::Ban(ban) => ban.run(&self.client()),

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use complaint::printable;
 pub use complaint::{Complaint, Complaints};
 pub use convert::converted;
 use ignore::Syntax;

@@ -29,6 +29,7 @@ pub mod control;
 pub mod daemon;
 
 pub mod config;
+pub mod migrate;
 pub mod rewrite;
 
 pub mod cli;

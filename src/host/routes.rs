@@ -251,6 +251,8 @@ mod tests {
                 route("192.0.2.7", Way::Unreachable, 0),
                 route("192.0.2.7", Way::Blackhole, 7),
                 route("192.0.2.8", Way::Prohibit, 0),
+                // The kernel's own choice for IPv6.
+                route("2001:db8::7", Way::Unreachable, 1024),
             ];
             for route in &ours {
                 let mut message = route.message();
@@ -261,9 +263,9 @@ mod tests {
                 assert_eq!(answered, Answered::Whole);
             }
             assert_eq!(routes.list().unwrap(), ours);
-            for _ in 0..2 {
-                routes.remove(&ours[0]).unwrap();
-                assert_eq!(routes.list().unwrap(), ours[1..]);
+            for gone in [1, 1, 2, 3, 4] {
+                routes.remove(&ours[gone - 1]).unwrap();
+                assert_eq!(routes.list().unwrap(), ours[gone..]);
             }
         };
         thread::spawn(in_a_namespace).join().unwrap();

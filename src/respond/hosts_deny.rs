@@ -146,6 +146,11 @@ impl Responder for HostsDeny {
     }
 }
 
+/// Whether a line of the file, without its end, is our mark: the line below it is ours too.
+pub(crate) fn is_mark(line: &[u8]) -> bool {
+    Mark::parse(line).is_some()
+}
+
 /// A ban of the file, with nothing left for one that is over.
 fn held(mark: &Mark, now: Wall) -> Held {
     let wall = |timestamp: Timestamp| Wall(timestamp.as_millisecond());

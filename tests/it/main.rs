@@ -80,8 +80,8 @@ fn help_and_version_go_to_standard_output() {
     let said = files.portsentry(&["--help"]);
     assert_eq!(said.status, 0);
     for command in [
-        "run", "check", "convert", "status", "list", "ban", "unban", "ignore", "history", "reload",
-        "withdraw",
+        "run", "check", "convert", "migrate", "status", "list", "ban", "unban", "ignore",
+        "history", "reload", "withdraw",
     ] {
         assert!(
             said.out.contains(&format!("\n  {command} ")),

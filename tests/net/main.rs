@@ -40,5 +40,8 @@ mod restart;
 /// `ban` and `unban`, with and without a daemon.
 mod commands;
 
+/// Moving house: what an old portsentry left behind.
+mod migrate;
+
 /// Starting, stopping, reloading, and refusing to start.
 mod lifecycle;

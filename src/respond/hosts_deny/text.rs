@@ -305,7 +305,7 @@ impl Mark {
     }
 
     /// Reads what [`line`](Self::line) wrote, and nothing else.
-    fn parse(line: &[u8]) -> Option<(usize, Self)> {
+    pub(super) fn parse(line: &[u8]) -> Option<(usize, Self)> {
         let line = std::str::from_utf8(line).ok()?;
         let (breaks, words) = BEGINNINGS
             .iter()

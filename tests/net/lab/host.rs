@@ -356,7 +356,7 @@ fn require_root_and_tools() {
         if !nix::unistd::geteuid().is_root() {
             return Some("root (these tests make network namespaces)".to_owned());
         }
-        let tools = ["ip", "nft", "nmap", "hping3", "setpriv"];
+        let tools = ["ip", "iptables", "nft", "nmap", "hping3", "setpriv"];
         let absent = |tool: &&str| {
             Command::new(tool)
                 .arg("--version")

@@ -7,7 +7,7 @@ mod worlds;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use daemon::Daemon;
+pub(crate) use daemon::{Daemon, Said};
 pub(crate) use host::{Element, Host};
 pub(crate) use packets::{
     DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, tcp_syn,
