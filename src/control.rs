@@ -58,6 +58,8 @@ pub enum Request {
     AddModes {
         /// `tcp`, `audp` …
         modes: Vec<String>,
+        /// The configuration that they were asked for with.
+        config: String,
     },
 }
 

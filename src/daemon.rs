@@ -388,6 +388,7 @@ impl Daemon {
     /// Leaves the kernel as the configuration says, nothing that only we would end, and history written.
     fn stop(mut self) {
         self.end_errands();
+        self.engine.release_waiting(Now::read());
         let withdrawn = match self.engine.config().ban.on_stop {
             OnStop::Remove => self.engine.withdraw(),
             OnStop::Keep => self.engine.withdraw_clockless(),

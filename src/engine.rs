@@ -397,9 +397,15 @@ impl Engine {
 
     /// Puts bans back that history knows, for the time they have left; those that are friends by now end instead.
     /// What has been decided since the start is newer than history, and stands.
-    /// Where programs alone ban, nothing is put back: what they did may be gone, and cannot be looked at.
+    /// Where programs alone ban, nothing is put back: what they did cannot be looked at, and may be gone. It is undone, as
+    /// far as there is a program for that, and the ban ends.
     pub fn replay(&mut self, bans: Vec<Ban>, now: Now) {
         if !self.world.has_responders() {
+            let sources: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
+            let unbanned = self.lift(&sources, Ending::Unban, "portsentry", now);
+            for failure in unbanned.failures {
+                self.complaints.once(About::Leftovers, || failure);
+            }
             return;
         }
         let lifted = self.lifted_since_start.as_ref();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(super) struct Flags {
 const USAGE: &str = "usage: portsentry [-tcp -udp -stcp -atcp -sudp -audp]";
 
 /// How long a daemon that is just being started may take until it can be talked to.
-const STARTING: Duration = Duration::from_secs(5);
+const STARTING: Duration = Duration::from_secs(30);
 
 impl Flags {
     /// The flags among `arguments`, which begin after the program's name; `None`: there are none, and it is the other
@@ -54,6 +54,12 @@ impl Flags {
                 flags.modes.insert(mode);
             } else if argument == "-c" || argument == "--config" {
                 flags.config = rest.next().map(PathBuf::from);
+                if flags.config.is_none() {
+                    return Some(Err(Failure {
+                        message: format!("-c needs the path of a configuration\n{USAGE}"),
+                        status: super::USAGE,
+                    }));
+                }
             } else {
                 return Some(Err(Failure {
                     message: format!(
@@ -73,7 +79,7 @@ impl Flags {
         // The daemon works elsewhere.
         let path = std::path::absolute(&path).unwrap_or(path);
         let config = config::load_with(&path, &self.modes)?.config;
-        if hand_over(&config, &self.modes)? {
+        if hand_over(&config, &path, &self.modes, Hung::IsAFailure)? {
             return Ok(());
         }
         match daemon::split().map_err(|cause| format!("cannot go into the background: {cause}"))? {
@@ -93,7 +99,8 @@ impl Flags {
                 // Two that were started at the same time: the other one is the daemon.
                 let deadline = Instant::now() + STARTING;
                 while failed.is_taken() && Instant::now() < deadline {
-                    if hand_over(&config, &self.modes)? {
+                    // Until it is ready, it listens and does not answer.
+                    if hand_over(&config, &path, &self.modes, Hung::IsStarting)? {
                         return Ok(());
                     }
                     thread::sleep(Duration::from_millis(50));
@@ -107,6 +114,13 @@ impl Flags {
     }
 }
 
+/// What a daemon is that does not answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hung {
+    IsAFailure,
+    IsStarting,
+}
+
 /// Whether it looks like one of the flags: `-xtcp`.
 fn is_like_a_mode(argument: &OsStr) -> bool {
     let word = argument.to_str().and_then(|word| word.strip_prefix('-'));
@@ -118,9 +132,15 @@ fn is_like_a_mode(argument: &OsStr) -> bool {
 }
 
 /// Hands the modes to the daemon that runs; false: there is none.
-fn hand_over(config: &Config, modes: &BTreeSet<WatchMode>) -> Result<bool, Failure> {
+fn hand_over(
+    config: &Config,
+    path: &Path,
+    modes: &BTreeSet<WatchMode>,
+    hung: Hung,
+) -> Result<bool, Failure> {
     let request = Request::AddModes {
         modes: modes.iter().map(|mode| mode.name().to_owned()).collect(),
+        config: path.display().to_string(),
     };
     let mut refused = None;
     let asked = control::ask(&config.control.socket, &request, PATIENCE, |line| {
@@ -133,6 +153,7 @@ fn hand_over(config: &Config, modes: &BTreeSet<WatchMode>) -> Result<bool, Failu
         (Ok(()), None) => Ok(true),
         (Ok(()), Some(why)) => Err(Failure::from(why)),
         (Err(AskError::NoDaemon(_)), _) => Ok(false),
+        (Err(AskError::Hung(_)), _) if hung == Hung::IsStarting => Ok(false),
         (Err(error), _) => Err(Failure::from(error)),
     }
 }

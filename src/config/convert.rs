@@ -30,6 +30,10 @@ const CHOICES: &[(&str, &str)] = &[
         "1.2 never let anybody in again; \"ever\" does as it did",
     ),
     (
+        "nftables.hook",
+        "as 1.2's rules did, a ban stops what is for this host; \"prerouting\" stops what it forwards too",
+    ),
+    (
         "ban.escalate",
         "the second ban of a source is as long as the first",
     ),

@@ -17,8 +17,8 @@ use std::time::Duration;
 use super::complaint::{Complaint, Complaints, printable, quoted};
 use super::value::{BANNER_BYTES, file_path, merged, port};
 use super::{
-    BanRules, Capture, Config, Detect, History, Ignore, IgnoreFile, Listen, Log, Method, Mode,
-    Response, Watch, WatchMode,
+    BanRules, Capture, Config, Detect, History, Hook, Ignore, IgnoreFile, Listen, Log, Method,
+    Mode, Nftables, Response, Watch, WatchMode,
 };
 use crate::policy::Unit;
 use crate::probe::Protocol;
@@ -169,6 +169,11 @@ impl<'a> Reader<'a> {
                 max: None,
                 ipv4_prefix: 32,
                 ..default.ban
+            },
+            // As a rule of INPUT: what is forwarded to others is none of ours.
+            nftables: Nftables {
+                hook: Hook::Input,
+                ..default.nftables
             },
             listen: Listen {
                 banner: self.banner(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Daemon, Error};
@@ -242,8 +243,8 @@ impl Daemon {
                     }),
                 }
             }
-            Request::AddModes { modes } => {
-                let line = match self.add_modes(&modes, now) {
+            Request::AddModes { modes, config } => {
+                let line = match self.add_modes(&modes, Path::new(&config), now) {
                     Ok(()) => Line::Done,
                     Err(why) => Line::Failed(why),
                 };

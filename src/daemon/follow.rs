@@ -1,7 +1,7 @@
 //! Following what changes while we run: the configuration, the ignore files, this host's addresses.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracing::{error, info, warn};
 
@@ -22,9 +22,20 @@ impl Daemon {
     }
 
     /// Adds modes to those of 1.2 that run, for another process that was started in them.
-    pub(super) fn add_modes(&mut self, names: &[String], now: Now) -> Result<(), String> {
-        let is_legacy = config::is_legacy(&self.config_path);
-        if !is_legacy {
+    pub(super) fn add_modes(
+        &mut self,
+        names: &[String],
+        config: &Path,
+        now: Now,
+    ) -> Result<(), String> {
+        if config != self.config_path && config::is_legacy(&self.config_path) {
+            return Err(format!(
+                "portsentry runs already, pid {}, and with {}: one daemon has one configuration",
+                std::process::id(),
+                self.config_path.display()
+            ));
+        }
+        if !config::is_legacy(&self.config_path) {
             return Err(format!(
                 "portsentry runs already, with {}, where tcp.mode and udp.mode say in which modes",
                 self.config_path.display()
@@ -66,20 +77,14 @@ impl Daemon {
         let old = self.engine.config();
         let needs_restart = config::needs_restart(old, &new);
         let new = new.with_restart_keys_of(old);
-        self.watch_ignore_files(&new)
-            .map_err(|error| error.to_string())?;
-        self.capture
-            .set_watched(watched_by(&new))
-            .map_err(|error| error.to_string())?;
-        let listening = self
-            .listeners
-            .set(listened_by(&new), now.mono)
-            .map_err(|error| error.to_string())?;
-        notices::listening(&listening);
-        let interfaces = interfaces_of(&new, self.host.facts());
-        self.capture
-            .set_interfaces(interfaces)
-            .map_err(|error| error.to_string())?;
+        if let Err(why) = self.see_by(&new, now) {
+            // Whatever of it took effect is taken back.
+            let old = self.engine.config().clone();
+            if let Err(worse) = self.see_by(&old, now) {
+                error!("the configuration in force cannot be gone by any more: {worse}");
+            }
+            return Err(why);
+        }
         self.engine.reconfigure(new, ignored, now);
         self.modes = modes;
         info!("the configuration was read again");
@@ -90,6 +95,23 @@ impl Daemon {
         Ok(Reloaded {
             needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    /// Listens, captures and watches files as `config` says. What fails leaves what came before it done.
+    fn see_by(&mut self, config: &Config, now: Now) -> Result<(), String> {
+        let listening = self
+            .listeners
+            .set(listened_by(config), now.mono)
+            .map_err(|error| error.to_string())?;
+        notices::listening(&listening);
+        self.capture
+            .set_watched(watched_by(config))
+            .map_err(|error| error.to_string())?;
+        self.capture
+            .set_interfaces(interfaces_of(config, self.host.facts()))
+            .map_err(|error| error.to_string())?;
+        self.watch_ignore_files(config)
+            .map_err(|error| error.to_string())
     }
 
     /// Something has happened where the ignore files are.

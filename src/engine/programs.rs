@@ -122,11 +122,7 @@ impl Engine {
             );
             self.complaints.add(About::Programs, now.mono, || failure);
             if is_sole {
-                // It is not banned, and its next scan is one.
-                self.bans.remove(source);
-                if let Some(alarm) = alarm {
-                    self.report(alarm, None, false, Outcome::Failed, now);
-                }
+                self.not_banned(source, alarm, now);
             }
             return;
         }
@@ -139,6 +135,15 @@ impl Engine {
             let reason = Some(ban.reason.clone());
             self.record(Record::Ban(ban), now.mono);
             self.report(alarm, reason, false, Outcome::Banned(vec![deed]), now);
+        }
+    }
+
+    /// The only program that could ban this source has not: its next scan is one.
+    pub(super) fn not_banned(&mut self, source: Source, alarm: Option<Alarm>, now: Now) {
+        self.bans.remove(source);
+        self.world.let_go(source);
+        if let Some(alarm) = alarm {
+            self.report(alarm, None, false, Outcome::Failed, now);
         }
     }
 
@@ -231,8 +236,8 @@ impl Engine {
         })
     }
 
-    /// Bans that wait for programs that will not end any more.
-    pub(super) fn release_waiting(&mut self, now: Now) {
+    /// Makes bans real that wait for programs which will not end any more. Called when nothing runs programs any longer.
+    pub fn release_waiting(&mut self, now: Now) {
         let waiting = self.programs.take_waiting();
         self.carry_out(waiting, false, now);
     }

@@ -1,5 +1,6 @@
 //! From a probe to a verdict, and what follows from it: a ban, a program, a report.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::report::Outcome;
@@ -48,7 +49,7 @@ impl Engine {
             self.counters.answers += 1;
         } else {
             self.counters.hits += 1;
-            let source = self.guard.source_of(probe.source);
+            let source = self.source_of(probe.source);
             if self.detector.is_muted(source, now.mono) {
                 self.again(alarm, now);
                 return None;
@@ -63,6 +64,15 @@ impl Engine {
             self.counters.services += 1;
         }
         None
+    }
+
+    /// What a ban of `address` would name. A program shuts out the address alone, and must hear the same one when the ban ends.
+    fn source_of(&self, address: IpAddr) -> Source {
+        if self.bans_by_program() {
+            Source::from(address)
+        } else {
+            self.guard.source_of(address)
+        }
     }
 
     /// Tells of a probe by somebody who is dealt with already, if that is wanted.
@@ -258,7 +268,10 @@ impl Engine {
                 }
                 let line = self.config.command.ban.clone();
                 let purpose = Purpose::Ban(source, Some(alarm));
-                self.run(line, Some(alarm), purpose, alarm.probe.source, now);
+                let runs = self.run(line, Some(alarm), purpose, alarm.probe.source, now);
+                if !runs && !self.world.has_responders() {
+                    self.not_banned(source, Some(alarm), now);
+                }
             }
             if self.config.command.when == When::After && self.tells_of_bans() {
                 self.tell_program(alarm, now);

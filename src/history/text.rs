@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -225,8 +225,14 @@ impl TextFile {
             .mode(self.mode)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
             .open(&self.path)?;
-        let identity = Identity::from(&file.metadata()?);
-        Ok((file, identity))
+        let metadata = file.metadata()?;
+        // Another name of it may be in a place that matters to somebody.
+        if metadata.nlink() > 1 {
+            return Err(io::Error::other(
+                "it has another name beside this, a hard link",
+            ));
+        }
+        Ok((file, Identity::from(&metadata)))
     }
 }
 
@@ -238,7 +244,6 @@ impl std::fmt::Display for TextFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
     use std::process::Command;
 
     use super::*;

@@ -149,7 +149,6 @@ fn iptables(arguments: &[&str]) -> Option<Part> {
                 arguments.next_if(|seconds| seconds.bytes().all(|byte| byte.is_ascii_digit()));
             }
             "-t" | "--table" if arguments.next() == Some("filter") => {}
-            "-A" | "--append" if arguments.next() == Some("INPUT") => input = true,
             "-I" | "--insert" if arguments.next() == Some("INPUT") => {
                 input = true;
                 arguments.next_if_eq(&"1");
@@ -177,11 +176,12 @@ fn rate(text: &str) -> Option<LogRate> {
     LogRate::new(packets, |name| !unit.is_empty() && name.starts_with(&unit))
 }
 
-/// A rule of an input chain that drops what comes from the target.
+/// A rule at the head of an input chain that drops what comes from the target. One at its end is no such block: what the rules
+/// before it let in, the administrator perhaps, it does not shut out.
 fn nft(arguments: &[&str]) -> bool {
     let rule = match arguments {
-        ["add" | "insert", "rule", "ip" | "inet", _, chain, rule @ ..]
-        | ["add" | "insert", "rule", _, chain, rule @ ..]
+        ["insert", "rule", "ip" | "inet", _, chain, rule @ ..]
+        | ["insert", "rule", _, chain, rule @ ..]
             if chain.eq_ignore_ascii_case("input") =>
         {
             rule
@@ -210,7 +210,7 @@ mod tests {
         for line in [
             "/sbin/iptables -I INPUT -s $TARGET$ -j DROP",
             "/usr/local/sbin/iptables -I INPUT -s $TARGET$ -j DROP",
-            "iptables -w -A INPUT --source $TARGET$/32 --jump REJECT",
+            "iptables -w -I INPUT --source $TARGET$/32 --jump REJECT",
             "iptables-nft -w 5 -t filter --insert INPUT 1 --src '$TARGET$' -j DROP",
             "/usr/sbin/iptables-legacy -I INPUT -s $TARGET$ -j DROP > /dev/null 2>&1",
             "iptables -I INPUT -s $TARGET$ -j DROP;",
@@ -220,9 +220,9 @@ mod tests {
             "/sbin/ip route add blackhole $TARGET$",
             "ip route add unreachable $TARGET$/32",
             "ip route add prohibit $TARGET$ && iptables -I INPUT -s $TARGET$ -j DROP",
-            "nftables add rule ip filter input ip saddr $TARGET$ drop",
+            "nftables insert rule ip filter input ip saddr $TARGET$ drop",
             "/usr/sbin/nft insert rule inet filter INPUT ip saddr $TARGET$ counter drop",
-            "nft add rule filter input ip saddr $TARGET$ drop",
+            "nft insert rule filter input ip saddr $TARGET$ drop",
         ] {
             assert_eq!(Block::of(line), Some(Block { log: None }), "{line}");
         }
@@ -300,8 +300,10 @@ mod tests {
             "ip route add blackhole $TARGET$ table 5",
             "ip route add $TARGET$ via 127.0.0.1",
             "nft add element inet filter bad { $TARGET$ }",
-            "nft add rule inet filter forward ip saddr $TARGET$ drop",
-            "nft add rule inet filter input ip daddr $TARGET$ drop",
+            "/sbin/iptables -A INPUT -s $TARGET$ -j DROP",
+            "nft add rule inet filter input ip saddr $TARGET$ drop",
+            "nft insert rule inet filter forward ip saddr $TARGET$ drop",
+            "nft insert rule inet filter input ip daddr $TARGET$ drop",
         ] {
             assert_eq!(Block::of(line), None, "{line}");
         }

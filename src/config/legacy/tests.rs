@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::super::ignore::Syntax;
 use super::super::{
-    CommandLine, Complaints, Config, HostFact, Loaded, LogRate, Method, Mode, ResponderKind,
+    CommandLine, Complaints, Config, Hook, HostFact, Loaded, LogRate, Method, Mode, ResponderKind,
     Response, WatchMode, When, control, converted, load, load_with, native,
 };
 use super::{KEYS, Legacy, parse};
@@ -113,7 +113,8 @@ fn debians_configuration_means_what_it_meant() {
     );
     assert_eq!(config.hosts_deny.line, "ALL: {source} : DENY");
     assert_eq!(config.command, Config::default().command);
-    assert_eq!(config.nftables, Config::default().nftables);
+    assert_eq!(config.nftables.hook, Hook::Input);
+    assert_eq!(config.nftables.log, None);
     let ignore = &config.ignore;
     assert_eq!(
         ignore.files[0].path,

@@ -324,3 +324,74 @@ fn a_response_of_command_runs_the_program_and_bans_nobody() {
     assert!(bench.held().is_empty());
     assert_eq!(bench.lines().len(), 1);
 }
+
+#[test]
+fn a_program_hears_the_same_address_at_the_end_as_at_the_start() {
+    let both = [ResponderKind::Nftables, ResponderKind::Command];
+    let mut bench = with_program(&both, |config| {
+        config.command.ban = program();
+        config.command.unban = program();
+    });
+    let probes = [1, 2, 3].map(|port| syn("2001:db8:7::77", "2001:db8:1::1", port));
+    bench.see(&probes, NOW);
+    let ban = job(&mut bench);
+    assert_eq!(
+        bench.held(),
+        ["2001:db8:7::77"],
+        "and nobody else is banned"
+    );
+    end(&mut bench, &ban, None);
+    bench
+        .engine
+        .unban("2001:db8:7::77".parse().unwrap(), "uid 0", NOW);
+    assert_eq!(job(&mut bench).source, ban.source);
+}
+
+#[test]
+fn what_programs_banned_in_an_earlier_run_is_undone() {
+    let mut bench = with_program(&[ResponderKind::Command], |config| {
+        config.command.ban = program();
+        config.command.unban = program();
+    });
+    let ban = Ban {
+        source: STRANGER.parse().unwrap(),
+        reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
+        origin: Origin::Scan,
+        start: NOW.wall,
+        end: Some(End::after(Duration::from_secs(600), NOW)),
+    };
+    bench.engine.replay(vec![ban], NOW);
+    assert!(bench.engine.bans().is_empty());
+    assert_eq!(job(&mut bench).source.to_string(), STRANGER);
+}
+
+#[test]
+fn whom_no_program_has_room_to_ban_is_not_banned() {
+    let mut bench = with_program(&[ResponderKind::Command], |config| {
+        config.command.ban = program();
+        config.detect.trigger = 1;
+        config.ban.rate = u32::MAX;
+    });
+    for n in 0..1100_u32 {
+        let source = std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string();
+        bench.probes(&source, &[1], NOW);
+    }
+    assert_eq!(bench.engine.take_errands().len(), 1024);
+    assert_eq!(bench.engine.bans().len(), 1024);
+}
+
+#[test]
+fn whom_a_program_held_back_is_withdrawn_with_the_others() {
+    let both = [ResponderKind::Nftables, ResponderKind::Command];
+    let mut bench = with_program(&both, |config| {
+        config.command.run = program();
+        config.command.when = When::Before;
+    });
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.engine.release_waiting(NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+    bench.engine.withdraw().unwrap();
+    let world = Rc::clone(&bench.world);
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), None)]);
+    assert!(world.borrow().held.is_empty());
+}
