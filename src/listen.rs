@@ -10,8 +10,9 @@
 //! one, a datagram gets it at most once, at most ten go out in a second to all the world, and none goes where it could be taken for
 //! a question or reach many: `banner` has the rules. A connection has proved its source, and is always told.
 //!
-//! A port that somebody uses, be it on one address only, is never taken from him. It is tried again every ten seconds, as long as
-//! any is missing: the kernel tells nobody when a port becomes free.
+//! A port that somebody uses, be it on one address only, is never taken from him. It is looked at again every five seconds, as long as
+//! any is missing: the kernel tells nobody when a port becomes free. It is taken when it was free at three looks in a row: a service
+//! that restarts is to have its port back, and its clients are no scanners.
 
 mod banner;
 mod descriptors;
@@ -40,8 +41,11 @@ use banner::Banner;
 /// The most connections and datagrams that one [`Listeners::read`] takes.
 pub const BATCH: usize = 64;
 
-/// How long a port in use is left alone before it is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+/// How long a port in use is left alone before it is looked at again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// At how many looks in a row a port must be free before it is ours.
+const FREE_LOOKS: u8 = 3;
 
 /// How long a port rests that we lacked the means to read, a descriptor for instance.
 const REST: Duration = Duration::from_secs(1);
@@ -52,8 +56,8 @@ pub type Port = (Protocol, u16);
 /// The ports that are ours, and those that we would like to have.
 pub struct Listeners {
     listening: BTreeMap<Port, Socket>,
-    /// Wanted, and not to be had until now.
-    missing: BTreeSet<Port>,
+    /// Wanted, and not to be had until now; and at how many looks in a row they were free since.
+    missing: BTreeMap<Port, u8>,
     retry_at: Option<Mono>,
     /// Listening, and not looked at for a moment.
     resting: BTreeSet<Port>,
@@ -146,7 +150,7 @@ impl Listeners {
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("wait for connections"))?;
         let mut listeners = Self {
             listening: BTreeMap::new(),
-            missing: BTreeSet::new(),
+            missing: BTreeMap::new(),
             retry_at: None,
             resting: BTreeSet::new(),
             resume_at: None,
@@ -186,7 +190,7 @@ impl Listeners {
         }
     }
 
-    /// Does what is due: tries missing ports again, and looks again at those that rested. The report has only what is new.
+    /// Does what is due: looks at missing ports, and again at those that rested. The report has only what is new.
     pub fn retry(&mut self, now: Mono) -> Report {
         let is_due = |at: &mut Option<Mono>| at.take_if(|at| *at <= now).is_some();
         if is_due(&mut self.resume_at) {
@@ -202,10 +206,19 @@ impl Listeners {
         if !is_due(&mut self.retry_at) {
             return Report::default();
         }
-        let missing = mem::take(&mut self.missing);
+        let mut free = BTreeSet::new();
+        for (port, looks) in mem::take(&mut self.missing) {
+            // Given back at once: whoever starts just now may have it.
+            let looks = open(port).map_or(0, |_| looks + 1);
+            if looks >= FREE_LOOKS {
+                free.insert(port);
+            } else {
+                self.missing.insert(port, looks);
+            }
+        }
         Report {
             skipped: Vec::new(),
-            ..self.take_up(missing, now)
+            ..self.take_up(free, now)
         }
     }
 
@@ -242,7 +255,7 @@ impl Listeners {
     #[must_use]
     pub fn has_none_of(&self, protocol: Protocol) -> bool {
         let is_its = |port: &Port| port.0 == protocol;
-        self.missing.iter().any(is_its) && !self.listening.keys().any(is_its)
+        self.missing.keys().any(is_its) && !self.listening.keys().any(is_its)
     }
 
     /// What happened so far.
@@ -263,7 +276,7 @@ impl Listeners {
                     report.listening.push(port);
                 }
                 Err(errno) => {
-                    self.missing.insert(port);
+                    self.missing.insert(port, 0);
                     report.skipped.push((port, errno));
                 }
             }
@@ -285,7 +298,7 @@ impl Listeners {
                 self.counters.datagrams += 1;
                 let asks = (Protocol::Udp, datagram.probe.source_port);
                 let is_one_of_us =
-                    self.listening.contains_key(&asks) || self.missing.contains(&asks);
+                    self.listening.contains_key(&asks) || self.missing.contains_key(&asks);
                 if let Some(words) = self.banner.for_datagram(&datagram.probe, is_one_of_us, now) {
                     // Whoever it does not reach, because he is nowhere or a crowd, was not to have it.
                     let _ = udp::answer(socket, &datagram, words);

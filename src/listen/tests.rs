@@ -344,15 +344,31 @@ fn a_port_in_use_is_skipped_and_taken_up_when_it_becomes_free() {
             assert_eq!(listeners.next_deadline(), Some(due));
             drop(service);
             assert_eq!(listeners.retry(Mono(due.0 - 1)), Report::default());
-            let report = listeners.retry(due);
-            assert_eq!(
-                (report.listening, report.skipped),
-                (vec![(TCP, 80)], vec![])
-            );
+            let look = |listeners: &mut Listeners, due: Mono| {
+                assert_eq!(listeners.next_deadline(), Some(due));
+                let report = listeners.retry(due);
+                assert_eq!(report.skipped, []);
+                (report.listening, due.later(RETRY))
+            };
+            // A service that restarts has its port back.
+            let (none, due) = look(&mut listeners, due);
+            let (none_again, due) = look(&mut listeners, due);
+            assert_eq!((none, none_again), (vec![], vec![]));
+            let service = TcpListener::bind((address, 80)).unwrap();
+            let (none, mut due) = look(&mut listeners, due);
+            assert_eq!(none, []);
+            drop(service);
+            for expected in [vec![], vec![], vec![(TCP, 80)]] {
+                let (listening, next) = look(&mut listeners, due);
+                assert_eq!(listening, expected);
+                due = next;
+            }
             drop(datagrams);
-            let due = due.later(RETRY);
-            assert_eq!(listeners.next_deadline(), Some(due));
-            assert_eq!(listeners.retry(due).listening, [(UDP, 53)]);
+            for expected in [vec![], vec![], vec![(UDP, 53)]] {
+                let (listening, next) = look(&mut listeners, due);
+                assert_eq!(listening, expected);
+                due = next;
+            }
             assert_eq!(listeners.next_deadline(), None);
 
             TcpStream::connect("192.0.2.1:80").unwrap();
