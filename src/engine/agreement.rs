@@ -15,6 +15,8 @@ pub(super) struct Agreement {
     responders: Responders,
     /// Bans that some responder could not make real yet.
     unenforced: HashSet<Source>,
+    /// Bans that are not to be made real yet, or by others: the responders have no part in them so far.
+    held_back: HashSet<Source>,
     /// Bans that are lifted here and that some responder could not lift yet.
     unlifted: HashSet<Source>,
     /// When to try again what is outstanding.
@@ -33,6 +35,7 @@ impl Agreement {
         Self {
             responders,
             unenforced: HashSet::new(),
+            held_back: HashSet::new(),
             unlifted: HashSet::new(),
             retry_at: None,
             pause: FIRST_PAUSE,
@@ -55,6 +58,7 @@ impl Agreement {
     fn banned(&mut self, bans: &[&Ban], failures: Vec<Error>, now: Now) -> Result<(), String> {
         for ban in bans {
             self.unenforced.remove(&ban.source);
+            self.held_back.remove(&ban.source);
             self.unlifted.remove(&ban.source);
         }
         let all = || bans.iter().map(|ban| ban.source).collect();
@@ -90,6 +94,7 @@ impl Agreement {
     fn lifted(&mut self, sources: &[Source], failures: Vec<Error>, now: Now) -> Result<(), String> {
         for source in sources {
             self.unenforced.remove(source);
+            self.held_back.remove(source);
         }
         self.unlifted
             .extend(concerned(&failures, || sources.to_vec()));
@@ -99,6 +104,7 @@ impl Agreement {
     /// Lifts all bans, those that nobody here knows of too.
     pub(super) fn unban_all(&mut self, known: &[Source], now: Now) -> Result<(), String> {
         self.unenforced.clear();
+        self.held_back.clear();
         let failures = self.responders.unban_all();
         self.unlifted
             .extend(concerned(&failures, || known.to_vec()));
@@ -199,12 +205,12 @@ impl Agreement {
 
     /// A ban that is not to be made real yet.
     pub(super) fn hold_back(&mut self, source: Source) {
-        self.unenforced.insert(source);
+        self.held_back.insert(source);
     }
 
     /// A ban that was held back, and is real now or none any more.
     pub(super) fn let_go(&mut self, source: Source) {
-        self.unenforced.remove(&source);
+        self.held_back.remove(&source);
     }
 
     /// Whether this ban is not in force.
@@ -219,7 +225,7 @@ impl Agreement {
 
     /// How many of our bans are not in force.
     pub(super) fn missing(&self) -> usize {
-        self.unenforced.len()
+        self.unenforced.len() + self.held_back.len()
     }
 
     pub(super) fn differs_since(&self) -> Option<Mono> {

@@ -395,3 +395,23 @@ fn whom_a_program_held_back_is_withdrawn_with_the_others() {
     assert_eq!(bench.past(), [(STRANGER.to_owned(), None)]);
     assert!(world.borrow().held.is_empty());
 }
+
+#[test]
+fn another_failure_does_not_hasten_whom_a_program_holds_back() {
+    let both = [ResponderKind::Nftables, ResponderKind::Command];
+    let mut bench = with_program(&both, |config| {
+        config.command.run = program();
+        config.command.when = When::Before;
+    });
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.world.borrow_mut().broken = true;
+    bench.order("203.0.113.9").unwrap_err();
+    bench.world.borrow_mut().broken = false;
+    bench.engine.tick(after(2));
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.enforced(), 0);
+    let job = job(&mut bench);
+    end(&mut bench, &job, None);
+    assert_eq!(bench.held(), [STRANGER]);
+    assert_eq!(bench.engine.enforced(), 1);
+}
