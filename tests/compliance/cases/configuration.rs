@@ -2,16 +2,9 @@
 
 use std::fs;
 
+use super::BLOCKED;
 use crate::bench::{CONF, HOST, address, target};
 use crate::case::Case;
-
-const BLOCKED: &str = r#"
-    attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11
-    attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
-    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-    hosts.deny: ALL: 10.77.0.2 : DENY
-"#;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = as_people_have_them();

@@ -1,15 +1,8 @@
 //! The ignore file: what an entry means, and when it is read.
 
+use super::BLOCKED;
 use crate::bench::IGNORE;
 use crate::case::Case;
-
-const BLOCKED: &str = r#"
-    attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11
-    attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
-    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-    hosts.deny: ALL: 10.77.0.2 : DENY
-"#;
 
 pub(crate) fn cases() -> Vec<Case> {
     let file = |name: &str, text: &'static str| {
