@@ -27,7 +27,7 @@ test: setup ## everything: format, lints, documentation, unit tests, tests in ne
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
-	tests/compliance/fetch readers
+	tests/compliance/fetch
 	cargo test --locked
 
 compliance: setup ## 1.2's behaviour, the original's and ours, case by case; prints the table (as root)
