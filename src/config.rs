@@ -130,6 +130,10 @@ pub struct Config {
     pub ban: BanRules,
     /// `[nftables]`
     pub nftables: Nftables,
+    /// `[iptables]`
+    pub iptables: Iptables,
+    /// `[route]`
+    pub route: Route,
     /// `[hosts-deny]`
     pub hosts_deny: HostsDeny,
     /// `[command]`
@@ -318,6 +322,8 @@ pub struct Nftables {
     pub priority: i32,
     /// Dropped packets that the kernel logs; `None`: none.
     pub log: Option<LogRate>,
+    /// Whether the start goes on where this cannot work.
+    pub optional: bool,
 }
 
 /// `nftables.log`: at most so many, in so long, from each of our sets.
@@ -329,6 +335,35 @@ pub struct LogRate {
     pub per: Duration,
 }
 
+/// `[iptables]`: where our chain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Iptables {
+    /// The chain's name: 1 to 28 letters, digits, `-`, `_` and `.`, of which the first is a letter.
+    pub chain: String,
+    /// Whether the start goes on where this cannot work.
+    pub optional: bool,
+}
+
+/// `[route]`: what our routes do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What becomes of packets to a banned source.
+    pub kind: RouteKind,
+    /// Whether the start goes on where this cannot work.
+    pub optional: bool,
+}
+
+/// `route.kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// Refused as without a way.
+    Unreachable,
+    /// Dropped.
+    Blackhole,
+    /// Refused as forbidden.
+    Prohibit,
+}
+
 /// `[hosts-deny]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostsDeny {
@@ -336,6 +371,8 @@ pub struct HostsDeny {
     pub file: PathBuf,
     /// A line of it, with `{source}` where the address goes.
     pub line: String,
+    /// Whether the start goes on where this cannot work.
+    pub optional: bool,
 }
 
 /// `[command]`: the admin's own programs.
@@ -530,10 +567,20 @@ impl Default for Config {
                 hook: Hook::Prerouting,
                 priority: -310,
                 log: None,
+                optional: false,
+            },
+            iptables: Iptables {
+                chain: "PORTSENTRY".to_owned(),
+                optional: false,
+            },
+            route: Route {
+                kind: RouteKind::Unreachable,
+                optional: false,
             },
             hosts_deny: HostsDeny {
                 file: "/etc/hosts.deny".into(),
                 line: "ALL: {source}".to_owned(),
+                optional: false,
             },
             command: Commands {
                 run: None,
@@ -585,6 +632,8 @@ impl Config {
             ..self.ban
         };
         self.nftables = old.nftables.clone();
+        self.iptables = old.iptables.clone();
+        self.route = old.route.clone();
         self.hosts_deny = old.hosts_deny.clone();
         self.command = old.command.clone();
         self.history = old.history.clone();
@@ -686,6 +735,12 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ),
         ("history.file", old.history.file != new.history.file),
         ("nftables.log", old.nftables.log != new.nftables.log),
+        (
+            "nftables.optional",
+            old.nftables.optional != new.nftables.optional,
+        ),
+        ("iptables", old.iptables != new.iptables),
+        ("route", old.route != new.route),
         ("hosts-deny", old.hosts_deny != new.hosts_deny),
         ("command", old.command != new.command),
         ("history.text", old.history.text != new.history.text),

@@ -6,6 +6,7 @@ use crate::clock::{Now, Wall};
 use crate::config::{Config, ResponderKind};
 use crate::policy::{Ban, End, Origin, Reason};
 use crate::source::Source;
+use ipnet::IpNet;
 use std::time::Duration;
 
 pub mod command;
@@ -41,6 +42,15 @@ pub trait Responder {
     /// # Errors
     /// When at least one of them may still be banned.
     fn unban(&mut self, sources: &[Source]) -> Result<(), Error>;
+
+    /// Who is not to be shut out, whatever else holds: those that the ignore lists name. Called after [`prepare`](Self::prepare),
+    /// and whenever they change; each call replaces the one before. A responder whose world cannot say so does nothing.
+    ///
+    /// # Errors
+    /// When at least one of them could still be shut out by mistake.
+    fn spare(&mut self, _friends: &[IpNet]) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Looks one source up in the world, exactly as it stands there.
     ///

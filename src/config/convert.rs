@@ -68,7 +68,7 @@ pub fn converted(path: &Path, loaded: &Loaded) -> String {
     if is_legacy(path) {
         let mut chosen = CHOICES.iter().filter_map(|(name, why)| {
             let (section, key) = name.split_once('.')?;
-            let value = keys::find(section, key)?.write?(&loaded.config);
+            let value = (keys::find(section, key)?.write)(&loaded.config);
             Some(format!("{name} = {value}: {why}"))
         });
         list(
@@ -96,7 +96,7 @@ fn with_values(text: &str, config: &Config) -> String {
             .split_once(" = ")
             .filter(|_| !line.starts_with('#'))
             .and_then(|(name, _)| {
-                let write = keys::find(section, name)?.write?;
+                let write = keys::find(section, name)?.write;
                 Some(format!("{name} = {}", write(config)))
             });
         converted.push_str(written.as_deref().unwrap_or(line));
@@ -115,7 +115,7 @@ mod tests {
     use super::super::value::merged;
     use super::super::{
         BanRules, CommandLine, Commands, HostFact, HostsDeny, Ignore, IgnoreFile, Listen, Log,
-        LogRate, Method, Mode, OnStop, ResponderKind, Response, Watch, When, parse,
+        LogRate, Method, Mode, OnStop, ResponderKind, Response, RouteKind, Watch, When, parse,
     };
     use super::*;
     use crate::policy::Unit;
@@ -218,7 +218,7 @@ mod tests {
             (tcp, udp) in (any_watch(), any_watch()),
             (duration, memory) in (any_time(), any_time()),
             (run, ban, unban) in (any_command(), any_command(), prop::option::of(any_command())),
-            (banner, line) in (any_text(), "[a-zA-Z]{1,9} ?: ?\\{source\\}( : [A-Z]{1,5})?"),
+            (banner, chain, line) in (any_text(), "[a-z][A-Z_.-]{0,27}", "[a-zA-Z]{1,9} ?: ?\\{source\\}( : [A-Z]{1,5})?"),
             (file, text, blocked) in (any_path(), prop::option::of(any_path()), prop::option::of(any_path())),
             log in prop::option::of((1..=1_000_000_u32, prop::sample::select(vec![1_u64, 60, 3600, 86_400]))),
             (yes, no) in any::<(bool, bool)>(),
@@ -247,9 +247,12 @@ mod tests {
                 },
                 nftables: super::super::Nftables {
                     log: log.map(|(packets, per)| LogRate { packets, per: Duration::from_secs(per) }),
+                    optional: no,
                     ..default.nftables
                 },
-                hosts_deny: HostsDeny { file: file.clone(), line },
+                iptables: super::super::Iptables { chain, optional: no },
+                route: super::super::Route { kind: RouteKind::Prohibit, optional: yes },
+                hosts_deny: HostsDeny { file: file.clone(), line, optional: yes },
                 command: Commands {
                     run: Some(run),
                     ban: Some(ban),

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::value::{Faults, Value};
 use super::write;
 use super::{
-    Config, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind, Response, When,
+    Config, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind, Response, RouteKind,
+    When,
 };
 use crate::policy::Unit;
 
@@ -19,12 +20,11 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     /// Reads a value into the configuration.
     pub(super) read: fn(&mut Config, &Value<'_>) -> Result<(), Faults>,
-    /// The value as TOML that [`read`](Self::read) takes; `None` for a key that is only checked.
-    pub(super) write: Option<fn(&Config) -> String>,
+    /// The value as TOML that [`read`](Self::read) takes.
+    pub(super) write: fn(&Config) -> String,
 }
 
-/// A key, by the expressions that read its place in the configuration from a value and that write it; or one that is
-/// only checked.
+/// A key, by the expressions that read its place in the configuration from a value and that write it.
 macro_rules! key {
     ($name:literal, $($place:ident).+: $value:ident => $read:expr, $at:ident => $write:expr) => {
         Key {
@@ -33,17 +33,10 @@ macro_rules! key {
                 config.$($place).+ = $read?;
                 Ok(())
             },
-            write: Some(|config| {
+            write: |config| {
                 let $at = &config.$($place).+;
                 $write
-            }),
-        }
-    };
-    ($name:literal: $value:ident => $check:expr) => {
-        Key {
-            name: $name,
-            read: |_, $value| $check,
-            write: None,
+            },
         }
     };
 }
@@ -51,7 +44,7 @@ macro_rules! key {
 /// Every key there is, in the order of the sample configuration.
 ///
 /// A key whose feature this version lacks takes the one value that means "not used", so that nothing
-/// that is accepted does nothing. The sections of responders that cannot be chosen yet are only checked.
+/// that is accepted does nothing.
 pub(super) const KEYS: &[Key] = &[
     key!("capture.method", capture.method:
         value => value.word(METHODS, &[]),
@@ -107,10 +100,14 @@ pub(super) const KEYS: &[Key] = &[
         value => value.number(-400..=400),
         at => at.to_string()),
     key!("nftables.log", nftables.log: value => value.log_rate(), at => write::log_rate(*at)),
-    key!("iptables.chain": value => value.text().map(drop)),
-    key!("route.kind": value => value.word(&[("unreachable", ()), ("blackhole", ()), ("prohibit", ())], &[])),
+    key!("nftables.optional", nftables.optional: value => value.boolean(), at => at.to_string()),
+    key!("iptables.chain", iptables.chain: value => value.chain_name(), at => write::text(at)),
+    key!("iptables.optional", iptables.optional: value => value.boolean(), at => at.to_string()),
+    key!("route.kind", route.kind: value => value.word(ROUTES, &[]), at => write::word(ROUTES, *at)),
+    key!("route.optional", route.optional: value => value.boolean(), at => at.to_string()),
     key!("hosts-deny.file", hosts_deny.file: value => value.path(), at => write::path(Some(at))),
     key!("hosts-deny.line", hosts_deny.line: value => value.hosts_line(), at => write::text(at)),
+    key!("hosts-deny.optional", hosts_deny.optional: value => value.boolean(), at => at.to_string()),
     key!("command.run", command.run: value => value.command(), at => write::command(at.as_ref())),
     key!("command.ban", command.ban: value => value.command(), at => write::command(at.as_ref())),
     key!("command.unban", command.unban:
@@ -160,6 +157,11 @@ const RESPONSES: &[(&str, Response)] = &[
     ("ban", Response::Ban),
     ("log", Response::Log),
     ("command", Response::Command),
+];
+const ROUTES: &[(&str, RouteKind)] = &[
+    ("unreachable", RouteKind::Unreachable),
+    ("blackhole", RouteKind::Blackhole),
+    ("prohibit", RouteKind::Prohibit),
 ];
 const UNITS: &[(&str, Unit)] = &[("ports", Unit::Ports), ("hits", Unit::Hits)];
 const ON_STOP: &[(&str, OnStop)] = &[("keep", OnStop::Keep), ("remove", OnStop::Remove)];

@@ -392,7 +392,42 @@ impl<'a> Value<'a> {
             ))
         }
     }
+
+    /// A name for a chain that `iptables` takes: 28 characters at most (`XT_EXTENSION_MAXNAMELEN`, include/uapi/linux/netfilter/x_tables.h).
+    pub(super) fn chain_name(&self) -> Result<String, Faults> {
+        let text = self.text()?;
+        let good = (1..=28).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+        if good && !BUILT_IN_CHAINS.contains(&text) {
+            Ok(text.to_owned())
+        } else {
+            Err(self.refuse(
+                "a name of 1 to 28 letters, digits and _ . -, with a letter at the start, that is no chain or target of iptables' own",
+            ))
+        }
+    }
 }
+
+/// Names that iptables has a meaning of its own for.
+const BUILT_IN_CHAINS: [&str; 14] = [
+    "INPUT",
+    "FORWARD",
+    "OUTPUT",
+    "PREROUTING",
+    "POSTROUTING",
+    "ACCEPT",
+    "DROP",
+    "QUEUE",
+    "RETURN",
+    "REJECT",
+    "LOG",
+    "SET",
+    "MARK",
+    "MASQUERADE",
+];
 
 /// The number, unless it is beyond 64 bits.
 fn whole(number: &DeInteger<'_>) -> Option<i64> {

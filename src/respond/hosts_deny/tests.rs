@@ -83,6 +83,7 @@ fn open(path: &Path, line: &str) -> Result<HostsDeny, Error> {
     HostsDeny::open(&config::HostsDeny {
         file: path.to_owned(),
         line: line.to_owned(),
+        optional: false,
     })
 }
 
