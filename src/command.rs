@@ -79,7 +79,7 @@ impl Outcome {
             .ban(order, now)
             .map_err(|refusal| refusal.to_string())?;
         self.recorded = recorded;
-        self.lines.push(Line::Listed(listed(&ban, now)));
+        self.lines.push(Line::Listed(listed_by(engine, &ban, now)));
         Ok(())
     }
 
@@ -120,6 +120,16 @@ impl Outcome {
     }
 }
 
+/// A ban as it is told, with where it is in force.
+#[must_use]
+pub fn listed_by(engine: &Engine, ban: &Ban, now: Now) -> control::Listed {
+    let standing = engine.standing(ban.source).into_iter();
+    control::Listed {
+        responders: Some(standing.map(str::to_owned).collect()),
+        ..listed(ban, now)
+    }
+}
+
 /// A ban as it is told.
 #[must_use]
 pub fn listed(ban: &Ban, now: Now) -> control::Listed {
@@ -131,6 +141,7 @@ pub fn listed(ban: &Ban, now: Now) -> control::Listed {
         length: ban.length().map(|length| length.as_secs()),
         left: ban.left(now).map(|left| left.as_secs()),
         permanent: ban.end.is_none(),
+        responders: None,
     }
 }
 

@@ -101,18 +101,31 @@ pub struct Status {
     pub config: String,
     /// Bans that should be in force.
     pub intended: u64,
-    /// Bans that the responders acknowledged.
+    /// Bans that the primary responder, the first that works, has acknowledged.
     pub enforced: u64,
     /// For how many seconds the two have differed.
     pub differing_for: Option<u64>,
     /// Who makes bans real, the primary one first.
     pub responders: Vec<String>,
+    /// How each of them is.
+    pub health: Vec<Health>,
     /// How packets are seen.
     pub capture: CaptureStatus,
     /// What became of the probes.
     pub counters: Counters,
     /// What goes wrong at present.
     pub troubles: Vec<String>,
+}
+
+/// How a responder is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Its name.
+    pub responder: String,
+    /// Bans that are in force there.
+    pub enforced: u64,
+    /// Why it does not work, or what went wrong last and is not mended; absent: all is well.
+    pub trouble: Option<String>,
 }
 
 /// The daemon's state in one word.
@@ -159,6 +172,9 @@ pub struct Listed {
     pub left: Option<u64>,
     /// Whether it is permanent.
     pub permanent: bool,
+    /// The responders where it is in force; absent where nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responders: Option<Vec<String>>,
 }
 
 /// What became of one address that was to be unbanned.

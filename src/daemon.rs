@@ -106,6 +106,7 @@ enum Token {
     Program,
     Name,
     Listen,
+    Responder,
     Capture(usize),
     Client(u64),
 }
@@ -230,6 +231,7 @@ impl Daemon {
             Token::Adoption => self.adopt(now),
             Token::Program => self.programs_ended(now),
             Token::Name => self.names_found(now),
+            Token::Responder => self.engine.collect(now),
             Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
             Token::Signal => self.signal(now),
@@ -374,6 +376,9 @@ impl Daemon {
         self.add(self.ignore_watch.fd(), Token::Ignore)?;
         self.add(self.engine.recorder().fd(), Token::History)?;
         self.watch_errands()?;
+        if let Some(fd) = self.engine.responders_fd() {
+            self.add(fd, Token::Responder)?;
+        }
         self.add(self.signals.as_fd(), Token::Signal)?;
         self.add(self.server.as_fd(), Token::Control)
     }
@@ -429,8 +434,9 @@ impl Token {
             Self::Program => 6,
             Self::Name => 7,
             Self::Listen => 8,
-            Self::Capture(which) => count(which) << 8 | 9,
-            Self::Client(id) => id << 8 | 10,
+            Self::Responder => 9,
+            Self::Capture(which) => count(which) << 8 | 10,
+            Self::Client(id) => id << 8 | 11,
         }
     }
 
@@ -445,7 +451,8 @@ impl Token {
             6 => Self::Program,
             7 => Self::Name,
             8 => Self::Listen,
-            9 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            9 => Self::Responder,
+            10 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -459,7 +466,7 @@ mod tests {
     fn a_token_survives_the_kernel() {
         use Token::{
             Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Name, Program,
-            Signal,
+            Responder, Signal,
         };
         for token in [
             Signal,
@@ -471,6 +478,7 @@ mod tests {
             Program,
             Name,
             Listen,
+            Responder,
             Capture(3),
             Client(0),
             Client(1 << 40),

@@ -2,8 +2,9 @@
 //!
 //! Used by the daemon, and by the command line when no daemon runs. It opens no socket, reads no clock and prints nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -18,18 +19,21 @@ use crate::host::Facts;
 use crate::log::{banned, lifted};
 use crate::policy::{Alarm, Ban, Bans, End, Origin, Past, Reason};
 use crate::probe::Probe;
-use crate::respond::{Held, Holdings, Responders};
+use crate::respond::{Crew, Held, Holdings};
 use crate::source::Source;
 
+mod aftermath;
 mod agreement;
 mod complaints;
 mod counters;
+mod post;
 mod programs;
 mod report;
 #[cfg(test)]
 mod tests;
 mod trial;
 
+use aftermath::Untold;
 use agreement::Agreement;
 use complaints::{About, Complaints};
 pub use counters::Counters;
@@ -62,6 +66,8 @@ pub struct Engine {
     /// Counts for `status`.
     pub counters: Counters,
     complaints: Complaints,
+    /// Bans that some responder has still to make real, and that people are to be told of then.
+    untold: HashMap<Source, Untold>,
     /// Reports that wait for names.
     reports: Reports,
     /// How many more lines may tell of those who are dealt with already.
@@ -114,6 +120,17 @@ pub struct Lifted {
     pub ban: Option<Ban>,
 }
 
+/// How a responder is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Its name.
+    pub responder: &'static str,
+    /// Our bans that are in force there.
+    pub enforced: usize,
+    /// Why it does not work here, or what went wrong last and is not mended; `None`: all is well.
+    pub trouble: Option<String>,
+}
+
 /// What lifting bans came to.
 #[derive(Debug, Default)]
 pub struct Unbanned {
@@ -128,16 +145,17 @@ pub struct Unbanned {
 impl Engine {
     /// An engine that holds no bans yet.
     #[must_use]
-    pub fn new(config: Config, guard: Guard, responders: Responders, recorder: Recorder) -> Self {
+    pub fn new(config: Config, guard: Guard, crew: Crew, recorder: Recorder) -> Self {
         Self {
             detector: Detector::new(&config.detect),
             config,
             guard,
             bans: Bans::default(),
-            world: Agreement::new(responders),
+            world: Agreement::new(crew),
             recorder,
             counters: Counters::default(),
             complaints: Complaints::default(),
+            untold: HashMap::new(),
             reports: Reports::default(),
             repeats: Budget::default(),
             programs: Programs::default(),
@@ -193,27 +211,16 @@ impl Engine {
         }
     }
 
-    /// Complains of what the responders could not do.
-    fn told(&mut self, outcome: Result<(), String>, now: Now) {
-        if let Err(failure) = outcome {
-            self.complaints.add(About::Responders, now.mono, || failure);
-        }
-    }
-
-    /// Puts bans back that somebody was found to have taken away.
-    fn make_good(&mut self, now: Now) {
-        if let Some(outcome) = self.world.make_good(&self.bans, now) {
-            self.counters.repairs += 1;
-            self.told(outcome, now);
-        }
-    }
-
     /// Asks whether what the responders made still stands, and puts it back with all bans where it does not.
     pub fn verify(&mut self, now: Now) {
-        if let Some(outcome) = self.world.verify(&self.bans, now) {
-            self.counters.repairs += 1;
-            self.told(outcome, now);
-        }
+        self.world.look(now);
+        self.follow_up(now);
+    }
+
+    /// Has the responders let those through that the ignore lists name, whatever else holds. Called once at the start.
+    pub fn spare_friends(&mut self, now: Now) {
+        self.world.spare(&self.guard.ignored(), now);
+        self.follow_up(now);
     }
 
     /// Takes bans for granted that hold in the world already: for a command without a daemon.
@@ -230,23 +237,19 @@ impl Engine {
         if let Some(lifted) = &mut self.lifted_since_start {
             lifted.extend(&over);
         }
-        let outcome = self.world.end(&over, now);
-        self.told(outcome, now);
+        for source in &over {
+            self.untold.remove(source);
+        }
+        self.world.end(&over, now);
         if let Some(words) = self.undo_by_program(&over, now) {
             self.complaints.once(About::Leftovers, || words);
         }
         log_each(&expired, |ban| {
             format!("{} is no longer banned: its time is over", ban.source)
         });
-        match self.world.retry(&self.bans, now) {
-            None => {}
-            Some(Err(failure)) => self.told(Err(failure), now),
-            Some(Ok(())) => {
-                self.complaints.settle(About::Responders);
-                info!("what we ban and what is in force agree again");
-            }
-        }
-        self.make_good(now);
+        self.world.retry(&self.bans, now);
+        self.retry_programs(now);
+        self.follow_up(now);
         while let Some(report) = self.reports.overdue(now.mono) {
             self.tell(&report, None, now);
         }
@@ -258,6 +261,7 @@ impl Engine {
         [
             self.bans.next_end(),
             self.world.retry_at(),
+            self.programs.retry_at(),
             self.reports.next_deadline(),
         ]
         .into_iter()
@@ -292,9 +296,9 @@ impl Engine {
             start: now.wall,
             end,
         };
-        if let Err(failure) = self.world.ban_or_undo(&ban, self.bans.get(source), now) {
-            self.complaints
-                .add(About::Responders, now.mono, || failure.clone());
+        let done = (self.world).ban_or_undo(&ban, self.bans.get(source), now);
+        if let Err(failure) = done {
+            self.follow_up(now);
             return Err(Refusal::Failed(source, failure));
         }
         info!("{}", banned(&ban));
@@ -311,7 +315,7 @@ impl Engine {
                 now,
             );
         }
-        self.make_good(now);
+        self.follow_up(now);
         Ok((ban, recorded))
     }
 
@@ -336,7 +340,11 @@ impl Engine {
             }
         }
         let mut unbanned = self.lift(&found, Ending::Unban, by, now);
+        unbanned
+            .failures
+            .extend(self.world.done_for(&found, now).err());
         unbanned.failures.extend(failures);
+        self.follow_up(now);
         // Also where nothing was found: a list of the world that is under way may have it.
         if let Some(lifted) = &mut self.lifted_since_start {
             lifted.extend(candidates);
@@ -348,36 +356,30 @@ impl Engine {
     /// Lifts every ban there is, those that stand in the world alone too.
     pub fn unban_all(&mut self, by: &str, now: Now) -> Unbanned {
         let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
-        let outcome = self.world.unban_all(&all, now);
+        self.world.unban_all(now);
         self.listing_is_stale = true;
-        let mut unbanned = self.lifted(&all, outcome, Ending::Unban, by, now);
+        let mut unbanned = self.lifted(&all, Ending::Unban, by, now);
+        unbanned
+            .failures
+            .extend(self.world.done_for(&all, now).err());
         unbanned.failures.extend(self.undo_by_program(&all, now));
+        self.follow_up(now);
         unbanned
     }
 
     fn lift(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
-        let outcome = self.world.unban(sources, now);
-        let mut unbanned = self.lifted(sources, outcome, how, by, now);
+        self.world.unban(sources, now);
+        let mut unbanned = self.lifted(sources, how, by, now);
         unbanned.failures.extend(self.undo_by_program(sources, now));
         unbanned
     }
 
     /// Takes bans out of memory that the world was told to lift, and tells history.
-    fn lifted(
-        &mut self,
-        sources: &[Source],
-        outcome: Result<(), String>,
-        how: Ending,
-        by: &str,
-        now: Now,
-    ) -> Unbanned {
-        let mut unbanned = Unbanned {
-            failures: outcome.clone().err().into_iter().collect(),
-            ..Unbanned::default()
-        };
-        self.told(outcome, now);
+    fn lifted(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
+        let mut unbanned = Unbanned::default();
         for &source in sources {
             let ban = self.bans.remove(source);
+            self.untold.remove(&source);
             self.detector.forget(source);
             if let Some(lifted) = &mut self.lifted_since_start {
                 lifted.insert(source);
@@ -416,13 +418,13 @@ impl Engine {
             .into_iter()
             .filter(|ban| !is_old(ban.source))
             .partition(|ban| self.guard.friend(ban.source).is_some());
-        let outcome = self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
-        self.told(outcome, now);
+        self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
         self.counters.replayed += bans.len() as u64;
         for ban in bans {
             self.bans.insert(ban);
         }
         self.end_friends(friends.iter().map(|ban| ban.source).collect(), now);
+        self.follow_up(now);
     }
 
     /// The jobs that list what the world holds, for [`adopt`](Self::adopt).
@@ -455,22 +457,27 @@ impl Engine {
             .map(|held| held.source)
             .filter(|source| !seen.contains(source))
             .collect();
-        let outcome = self.world.end(&over, now);
-        self.told(outcome, now);
+        self.world.end(&over, now);
         let adopted: Vec<Ban> = held.into_iter().map(|held| held.into_ban(now)).collect();
         self.counters.adopted += adopted.len() as u64;
         log_each(&adopted, |ban| format!("adopted: {}", banned(ban)));
+        // What one responder holds, the others are to hold too.
+        if self.world.posts().len() > 1 {
+            self.world.replay(&adopted.iter().collect::<Vec<_>>(), now);
+        }
         for ban in adopted {
             self.record(Record::Ban(ban.clone()), now.mono);
             self.bans.insert(ban);
         }
         self.end_friends(friends.iter().map(|held| held.source).collect(), now);
+        self.follow_up(now);
     }
 
     /// Ends the bans of those who are friends by now.
     fn end_friends(&mut self, friends: Vec<Source>, now: Now) {
         if !friends.is_empty() {
             self.lift(&friends, Ending::Ignored, "portsentry", now);
+            self.follow_up(now);
         }
     }
 
@@ -497,6 +504,7 @@ impl Engine {
         }
         self.guard.reconfigure(&config, ignored);
         self.config = config;
+        self.spare_friends(now);
         self.lift_friends(now);
     }
 
@@ -509,6 +517,7 @@ impl Engine {
     /// The ignore files have changed. Who is ignored now is unbanned.
     pub fn ignore_changed(&mut self, ignored: IgnoreList, now: Now) {
         self.guard.ignore_changed(ignored);
+        self.spare_friends(now);
         self.lift_friends(now);
     }
 
@@ -591,11 +600,37 @@ impl Engine {
         self.complaints.list(now)
     }
 
-    /// The responders' names, the primary one first; `command` where a program bans.
+    /// How each responder is, the primary one first; `command` last, where a program bans.
     #[must_use]
-    pub fn responder_names(&self) -> Vec<&'static str> {
-        let programs = self.bans_by_program().then_some("command");
-        self.world.names().into_iter().chain(programs).collect()
+    pub fn health(&self) -> Vec<Health> {
+        let of = |post: &post::Post| Health {
+            responder: post.name,
+            enforced: if post.is_present() {
+                self.bans.len().saturating_sub(post.missing())
+            } else {
+                0
+            },
+            trouble: post.trouble().map(str::to_owned),
+        };
+        let posts = self.world.posts().iter().map(of);
+        posts.chain(self.programs_health()).collect()
+    }
+
+    /// Where the ban of this source is in force.
+    #[must_use]
+    pub fn standing(&self, source: Source) -> Vec<&'static str> {
+        let programs = self.stands_by_program(source).then_some("command");
+        self.world
+            .standing(source)
+            .into_iter()
+            .chain(programs)
+            .collect()
+    }
+
+    /// Becomes readable when [`collect`](Self::collect) has something to do; `None`: it never has.
+    #[must_use]
+    pub fn responders_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.world.fd()
     }
 
     /// Ends the engine: what waits for names or programs waits no longer. Gives back the history's writer, who may have

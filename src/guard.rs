@@ -64,6 +64,12 @@ impl Guard {
         self.facts = facts;
     }
 
+    /// Those that the ignore lists name.
+    #[must_use]
+    pub fn ignored(&self) -> Vec<IpNet> {
+        self.ignored.iter().map(|entry| entry.net).collect()
+    }
+
     /// The ignore files have changed.
     pub fn ignore_changed(&mut self, ignored: IgnoreList) {
         self.ignored = ignored;

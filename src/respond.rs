@@ -7,11 +7,18 @@ use crate::config::{Config, ResponderKind};
 use crate::policy::{Ban, End, Origin, Reason};
 use crate::source::Source;
 use ipnet::IpNet;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub mod command;
 pub mod hosts_deny;
 pub mod nftables;
+pub mod worker;
+
+pub use worker::Hands;
+use worker::Worker;
 
 /// Anything that can make a ban real. It owns its socket, path or queue, and returns promptly.
 pub trait Responder {
@@ -163,171 +170,238 @@ pub struct Error {
     pub sources: Vec<Source>,
 }
 
-/// The responders that the configuration names, asked one after the other. One that fails does not keep the next from its work.
-pub struct Responders(Vec<Box<dyn Responder>>);
+impl Error {
+    /// The sources that it concerns: those it names, or `all` of the call's.
+    #[must_use]
+    pub fn of(&self, all: impl FnOnce() -> Vec<Source>) -> Vec<Source> {
+        if self.sources.is_empty() {
+            all()
+        } else {
+            self.sources.clone()
+        }
+    }
+}
+
+/// The responders that the configuration names, in its order, before anybody has set to work.
+pub struct Responders(Vec<Opened>);
+
+struct Opened {
+    name: &'static str,
+    responder: Place,
+    optional: bool,
+    absent: Option<String>,
+}
+
+/// What [`Responders::prepare`] came to for one of them.
+pub struct Readiness {
+    /// As in the configuration.
+    pub name: &'static str,
+    /// What it found, or why it cannot work here.
+    pub prepared: Result<Prepared, String>,
+}
+
+/// Where a responder can work.
+enum Place {
+    /// Here: it takes microseconds.
+    Here(Box<dyn Responder>),
+    /// On a thread of its own: it writes files, or runs programs.
+    Anywhere(Box<dyn Responder + Send>),
+}
+
+/// Responders at work.
+pub struct Crew {
+    /// In the configuration's order.
+    pub members: Vec<Member>,
+    /// Rings when a thread has done something; `None`: there are no threads.
+    pub bell: Option<Arc<EventFd>>,
+}
+
+/// A responder at work.
+pub struct Member {
+    /// As in the configuration.
+    pub name: &'static str,
+    /// Who does its work.
+    pub hands: Hands,
+    /// As [`Responder::has_clock`] says.
+    pub has_clock: bool,
+    /// Why it does not work here; `None`: it does.
+    pub absent: Option<String>,
+}
 
 impl Responders {
     /// Those in `ban.responders`.
     ///
     /// # Errors
-    /// The first that cannot work here.
+    /// The first that could never work here.
     pub fn configured(config: &Config) -> Result<Self, Error> {
-        let mut list: Vec<Box<dyn Responder>> = Vec::new();
-        for kind in &config.ban.responders {
-            match kind {
-                ResponderKind::Nftables => list.push(Box::new(nftables::Nftables::open(
-                    &config.nftables,
-                    &config.ban,
-                )?)),
-                ResponderKind::HostsDeny => {
-                    list.push(Box::new(hosts_deny::HostsDeny::open(&config.hosts_deny)?));
+        Self::of_kinds(&config.ban.responders, config)
+    }
+
+    /// Those of these kinds, as the configuration has them.
+    ///
+    /// # Errors
+    /// The first that could never work here.
+    pub fn of_kinds(kinds: &[ResponderKind], config: &Config) -> Result<Self, Error> {
+        let mut list = Vec::new();
+        for kind in kinds {
+            let (responder, optional) = match kind {
+                ResponderKind::Nftables => {
+                    let nftables = nftables::Nftables::open(&config.nftables, &config.ban)?;
+                    (Place::Here(Box::new(nftables)), config.nftables.optional)
                 }
-                // Programs run elsewhere: they take their time.
-                ResponderKind::Command => {}
-            }
+                ResponderKind::HostsDeny => {
+                    let file = hosts_deny::HostsDeny::open(&config.hosts_deny)?;
+                    (Place::Anywhere(Box::new(file)), config.hosts_deny.optional)
+                }
+                // Programs are run for the engine, which is told of each.
+                ResponderKind::Command => continue,
+            };
+            list.push(Opened::new(responder, optional));
         }
         Ok(Self(list))
     }
 
     /// These, for tests of what stands above them.
-    #[must_use]
-    pub fn of(list: Vec<Box<dyn Responder>>) -> Self {
-        Self(list)
+    #[cfg(test)]
+    pub(crate) fn of(list: Vec<Box<dyn Responder>>) -> Self {
+        let opened = |responder| Opened::new(Place::Here(responder), false);
+        Self(list.into_iter().map(opened).collect())
     }
 
-    /// Their names, the primary one first.
-    #[must_use]
-    pub fn names(&self) -> Vec<&'static str> {
-        self.0.iter().map(|responder| responder.name()).collect()
-    }
-
-    /// What each does for a ban.
-    #[must_use]
-    pub fn deeds(&self, ban: &Ban, now: Now) -> Vec<Deed> {
-        self.0
-            .iter()
-            .map(|responder| responder.deed(ban, now))
-            .collect()
-    }
-
-    /// Makes all of them ready, and tells what each found.
+    /// Makes all of them ready, and tells what each found. One that is optional may fail, as long as another one does not.
     ///
     /// # Errors
-    /// The first that cannot be made ready.
-    pub fn prepare(&mut self) -> Result<Vec<(&'static str, Prepared)>, Error> {
-        self.0
-            .iter_mut()
-            .map(|responder| Ok((responder.name(), responder.prepare()?)))
-            .collect()
+    /// The first that cannot be made ready and must be.
+    pub fn prepare(&mut self) -> Result<Vec<Readiness>, Error> {
+        let mut found = Vec::new();
+        let mut failure = None;
+        for one in &mut self.0 {
+            let prepared = one.responder.get().prepare();
+            one.absent = prepared.as_ref().err().map(ToString::to_string);
+            found.push(Readiness {
+                name: one.name,
+                prepared: prepared.as_ref().copied().map_err(ToString::to_string),
+            });
+            match prepared {
+                Err(error) if !one.optional => return Err(error),
+                Err(error) => failure = Some(error),
+                Ok(_) => {}
+            }
+        }
+        match failure {
+            Some(error) if self.0.iter().all(|one| one.absent.is_some()) => Err(error),
+            _ => Ok(found),
+        }
     }
 
-    /// [`Responder::ban`] of all. What failed, put together; `None`: all of it holds.
+    /// Has them work for whoever asks, each as long as it takes.
     #[must_use]
-    pub fn ban(&mut self, bans: &[&Ban], now: Now) -> Vec<Error> {
-        self.each(bans.is_empty(), |responder| responder.ban(bans, now))
+    pub fn here(self) -> Crew {
+        let here = |mut one: Opened| Member {
+            name: one.name,
+            has_clock: one.responder.get().has_clock(),
+            hands: match one.responder {
+                Place::Here(responder) => Hands::Own(responder),
+                Place::Anywhere(responder) => Hands::Own(responder),
+            },
+            absent: one.absent,
+        };
+        Crew {
+            members: self.0.into_iter().map(here).collect(),
+            bell: None,
+        }
     }
 
-    /// [`Responder::replay`] of all.
-    #[must_use]
-    pub fn replay(&mut self, bans: &[&Ban], now: Now) -> Vec<Error> {
-        self.each(bans.is_empty(), |responder| responder.replay(bans, now))
+    /// Sends those to threads of their own that write files or run programs. Threads have the rights of the one that calls.
+    ///
+    /// # Errors
+    /// When the system has no thread or no descriptor left.
+    pub fn on_threads(self) -> io::Result<Crew> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = Arc::new(EventFd::from_flags(flags)?);
+        let members = self.on_threads_with(&bell)?;
+        Ok(Crew {
+            members,
+            bell: Some(bell),
+        })
     }
 
-    /// [`Responder::unban`] of all.
+    /// The same, with a bell that others ring too.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn on_threads_with(self, bell: &Arc<EventFd>) -> io::Result<Vec<Member>> {
+        let deployed = |mut one: Opened| {
+            Ok(Member {
+                name: one.name,
+                has_clock: one.responder.get().has_clock(),
+                hands: match one.responder {
+                    Place::Here(responder) => Hands::Own(responder),
+                    Place::Anywhere(responder) => Hands::Thread(Worker::start(responder, bell)?),
+                },
+                absent: one.absent,
+            })
+        };
+        self.0.into_iter().map(deployed).collect()
+    }
+
+    /// Lifts these in all of them; what failed.
     #[must_use]
     pub fn unban(&mut self, sources: &[Source]) -> Vec<Error> {
-        self.each(sources.is_empty(), |responder| responder.unban(sources))
+        self.each(|responder| responder.unban(sources))
     }
 
-    /// [`Responder::unban`] of those without a clock: the time of these bans is over.
-    #[must_use]
-    pub fn end(&mut self, sources: &[Source]) -> Vec<Error> {
-        self.each(sources.is_empty(), |responder| {
-            if responder.has_clock() {
-                return Ok(());
-            }
-            responder.unban(sources)
-        })
-    }
-
-    /// [`Responder::unban_all`] of all.
+    /// Lifts everything in all of them; what failed.
     #[must_use]
     pub fn unban_all(&mut self) -> Vec<Error> {
-        self.each(false, Responder::unban_all)
+        self.each(|responder| responder.unban_all())
     }
 
-    /// [`Responder::withdraw`] of all.
+    /// Has all of them leave no trace; what failed.
     #[must_use]
     pub fn withdraw(&mut self) -> Vec<Error> {
-        self.each(false, Responder::withdraw)
+        self.each(|responder| responder.withdraw())
     }
 
-    /// [`Responder::withdraw`] of those without a clock.
+    /// Has those leave no trace that have no clock; what failed.
     #[must_use]
     pub fn withdraw_clockless(&mut self) -> Vec<Error> {
-        self.each(false, |responder| {
-            if responder.has_clock() {
-                return Ok(());
-            }
-            responder.withdraw()
-        })
+        self.each(withdraw_clockless)
     }
 
-    /// [`Responder::prepare`] of all again: whether one had to make something anew, and what failed.
-    pub fn verify(&mut self) -> (bool, Vec<Error>) {
-        let mut made_anew = false;
-        let failures = self.each(false, |responder| {
-            made_anew |= responder.prepare()? != Prepared::Adopted;
-            Ok(())
-        });
-        (made_anew, failures)
+    fn each(&mut self, call: impl Fn(&mut dyn Responder) -> Result<(), Error>) -> Vec<Error> {
+        let done = self.0.iter_mut().map(|one| call(one.responder.get()));
+        done.filter_map(Result::err).collect()
     }
+}
 
-    /// Whether some responder holds exactly this source.
-    ///
-    /// # Errors
-    /// When one could not be asked and none of the others holds it.
-    pub fn hold(&mut self, source: Source) -> Result<bool, Error> {
-        let mut failure = None;
-        for responder in &mut self.0 {
-            match responder.find(source) {
-                Ok(Some(_)) => return Ok(true),
-                Ok(None) => {}
-                Err(error) => failure = Some(error),
-            }
+impl Opened {
+    fn new(mut responder: Place, optional: bool) -> Self {
+        Self {
+            name: responder.get().name(),
+            responder,
+            optional,
+            absent: None,
         }
-        failure.map_or(Ok(false), Err)
     }
+}
 
-    /// Whether bans of some responder were taken away; see [`Responder::take_lost`].
-    pub fn take_lost(&mut self) -> bool {
-        let mut lost = false;
-        for responder in &mut self.0 {
-            lost |= responder.take_lost();
+impl Place {
+    fn get(&mut self) -> &mut dyn Responder {
+        match self {
+            Self::Here(responder) => responder.as_mut(),
+            Self::Anywhere(responder) => responder.as_mut(),
         }
-        lost
     }
+}
 
-    /// The jobs that list what they hold.
-    #[must_use]
-    pub fn holdings(&self) -> Vec<Holdings> {
-        self.0
-            .iter()
-            .filter_map(|responder| responder.holdings())
-            .collect()
+/// [`Responder::withdraw`] of one that has no clock.
+///
+/// # Errors
+/// Its own.
+pub fn withdraw_clockless(responder: &mut dyn Responder) -> Result<(), Error> {
+    if responder.has_clock() {
+        return Ok(());
     }
-
-    fn each(
-        &mut self,
-        nothing_to_do: bool,
-        mut call: impl FnMut(&mut (dyn Responder + 'static)) -> Result<(), Error>,
-    ) -> Vec<Error> {
-        if nothing_to_do {
-            return Vec::new();
-        }
-        self.0
-            .iter_mut()
-            .filter_map(|responder| call(responder.as_mut()).err())
-            .collect()
-    }
+    responder.withdraw()
 }

@@ -69,8 +69,8 @@ impl<'a> Table<'a> {
         if self.rows == 1 {
             writeln!(
                 self.out,
-                "{:<39}  {:<20}  {:<12}  REASON",
-                "SOURCE", "LEFT", "SINCE"
+                "{:<39}  {:<20}  {:<12}  {:<12}  REASON",
+                "SOURCE", "LEFT", "SINCE", "IN FORCE IN"
             )?;
         }
         let seconds = |n| span(Duration::from_secs(n));
@@ -78,9 +78,14 @@ impl<'a> Table<'a> {
             (Some(left), Some(length)) => format!("{} of {}", seconds(left), seconds(length)),
             _ => "permanent".to_owned(),
         };
+        let standing = match listed.responders.as_deref() {
+            None => "?".to_owned(),
+            Some([]) => "nothing yet".to_owned(),
+            Some(responders) => responders.join(","),
+        };
         writeln!(
             self.out,
-            "{:<39}  {left:<20}  {:<12}  {}",
+            "{:<39}  {left:<20}  {:<12}  {standing:<12}  {}",
             listed.source,
             ago(listed.start, self.now),
             listed.reason

@@ -107,7 +107,7 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
     }
     let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
     let recorder = Recorder::start(history, TextFiles::default()).map_err(cannot_start)?;
-    let mut engine = Engine::new(config.clone(), guard, responders, recorder);
+    let mut engine = Engine::new(config.clone(), guard, responders.here(), recorder);
     engine.know(bans);
     let by = format!("uid {}", nix::unistd::getuid());
     let mut replies = Vec::new();

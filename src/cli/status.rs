@@ -66,6 +66,21 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             status.intended,
             status.responders.join(", ")
         )?;
+        for health in &status.health {
+            if let Some(trouble) = &health.trouble {
+                writeln!(
+                    out,
+                    "            {}: {} in force: {trouble}",
+                    health.responder, health.enforced
+                )?;
+            } else if status.health.len() > 1 {
+                writeln!(
+                    out,
+                    "            {}: {} in force",
+                    health.responder, health.enforced
+                )?;
+            }
+        }
         if let Some(seconds) = status.differing_for {
             writeln!(
                 out,

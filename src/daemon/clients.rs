@@ -187,7 +187,7 @@ impl Daemon {
                         };
                         // One that ended meanwhile is left out.
                         if let Some(ban) = self.engine.bans().get(source) {
-                            client.push(&Line::Listed(command::listed(ban, now)));
+                            client.push(&Line::Listed(command::listed_by(&self.engine, ban, now)));
                         }
                     }
                 }

@@ -27,7 +27,7 @@ use crate::host::{self, Flows, Host, Services};
 use crate::listen::{self, Listeners};
 use crate::policy::{MAX_PAST, Past};
 use crate::privilege::{self, Needs};
-use crate::respond::{self, Held, Holdings, Prepared, Responders};
+use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders};
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -197,8 +197,11 @@ impl Daemon {
         let ignore_watch = follow::watch(&config)?;
 
         let mut responders = Responders::configured(&config)?;
-        for (name, prepared) in responders.prepare()? {
-            info!("{name}: {}", words_for(prepared));
+        for Readiness { name, prepared } in responders.prepare()? {
+            match prepared {
+                Ok(prepared) => info!("{name}: {}", words_for(prepared)),
+                Err(why) => warn!("{why}; going on without {name}, which is optional"),
+            }
         }
         let capture = Capture::open(capture::Settings {
             method: config.capture.method,
@@ -211,6 +214,9 @@ impl Daemon {
         let reader = History::open_read_only(&config.history.file)?;
         let mut errands = Errands::start(&config).map_err(Error::thread("run programs"))?;
         privilege::drop_to_needed(needs)?;
+        let crew = responders
+            .on_threads()
+            .map_err(Error::thread("give responders threads"))?;
         errands
             .start_names(&config)
             .map_err(Error::thread("find names"))?;
@@ -222,7 +228,8 @@ impl Daemon {
         }
         let recorder = Recorder::start(history, text).map_err(Error::thread("write history"))?;
         let guard = Guard::new(&config, ignored, host.facts().clone());
-        let mut engine = Engine::new(config, guard, responders, recorder);
+        let mut engine = Engine::new(config, guard, crew, recorder);
+        engine.spare_friends(now);
         if let Some(history) = &reader {
             remember_the_past(&mut engine, history, now)?;
         }

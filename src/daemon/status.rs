@@ -3,7 +3,8 @@
 use super::{Daemon, count, follow};
 use crate::clock::Now;
 use crate::config::{Method, Response};
-use crate::control::{CaptureStatus, State, Status};
+use crate::control::{CaptureStatus, Health, State, Status};
+use crate::engine;
 use crate::probe::{Protocol, Skip};
 
 impl Daemon {
@@ -21,6 +22,7 @@ impl Daemon {
         let mut watched = [&config.tcp, &config.udp]
             .into_iter()
             .filter(|watch| !watch.modes.is_empty());
+        let health: Vec<Health> = self.engine.health().into_iter().map(told).collect();
         let state = if self.replay.is_some() {
             State::Replaying
         } else if differing_for.is_some() || !troubles.is_empty() {
@@ -46,12 +48,8 @@ impl Daemon {
             intended: count(self.engine.bans().len()),
             enforced: count(self.engine.enforced()),
             differing_for,
-            responders: self
-                .engine
-                .responder_names()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            responders: health.iter().map(|it| it.responder.clone()).collect(),
+            health,
             capture: CaptureStatus {
                 method: match config.capture.method {
                     Method::Packet => "packet".to_owned(),
@@ -82,5 +80,13 @@ impl Daemon {
             ));
         }
         troubles
+    }
+}
+
+fn told(health: engine::Health) -> Health {
+    Health {
+        responder: health.responder.to_owned(),
+        enforced: count(health.enforced),
+        trouble: health.trouble,
     }
 }

@@ -1,206 +1,216 @@
-//! Keeping the world and what we intend alike: what the responders could not do is tried again until it is done.
+//! Keeping the world and what we intend alike: all responders together, each at its post.
 
 use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use ipnet::IpNet;
+use nix::sys::eventfd::EventFd;
 
+use super::post::{Happened, Post};
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
-use crate::respond::{Deed, Error, Holdings, Responders};
+use crate::respond::{Crew, Error, Holdings, Responder, withdraw_clockless};
 use crate::source::Source;
 
-/// The responders, and how far they are behind.
+/// The responders, and what they are not to do yet.
 pub(super) struct Agreement {
-    responders: Responders,
-    /// Bans that some responder could not make real yet.
-    unenforced: HashSet<Source>,
+    posts: Vec<Post>,
+    bell: Option<Arc<EventFd>>,
     /// Bans that are not to be made real yet, or by others: the responders have no part in them so far.
     held_back: HashSet<Source>,
-    /// Bans that are lifted here and that some responder could not lift yet.
-    unlifted: HashSet<Source>,
-    /// When to try again what is outstanding.
-    retry_at: Option<Mono>,
-    pause: Duration,
-    /// Since when something has been outstanding.
-    differs_since: Option<Mono>,
+    /// What has happened since somebody asked.
+    happened: Vec<Happened>,
 }
 
-/// How long after a failure the responders are tried again: at first, and at most. It doubles in between.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a command waits for a responder that has a thread of its own.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a stop does.
+const LAST_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Agreement {
-    pub(super) fn new(responders: Responders) -> Self {
+    pub(super) fn new(crew: Crew) -> Self {
         Self {
-            responders,
-            unenforced: HashSet::new(),
+            posts: crew.members.into_iter().map(Post::new).collect(),
+            bell: crew.bell,
             held_back: HashSet::new(),
-            unlifted: HashSet::new(),
-            retry_at: None,
-            pause: FIRST_PAUSE,
-            differs_since: None,
+            happened: Vec::new(),
         }
     }
 
     /// Makes bans real. What fails is tried again.
-    pub(super) fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), String> {
-        let failures = self.responders.ban(bans, now);
-        self.banned(bans, failures, now)
+    pub(super) fn ban(&mut self, bans: &[&Ban], now: Now) {
+        for ban in bans {
+            self.held_back.remove(&ban.source);
+        }
+        self.each(|post, told| post.ban(bans, false, now, told));
     }
 
     /// As [`ban`](Self::ban), for many of which most may be real already.
-    pub(super) fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), String> {
-        let failures = self.responders.replay(bans, now);
-        self.banned(bans, failures, now)
+    pub(super) fn replay(&mut self, bans: &[&Ban], now: Now) {
+        self.each(|post, told| post.ban(bans, true, now, told));
     }
 
-    fn banned(&mut self, bans: &[&Ban], failures: Vec<Error>, now: Now) -> Result<(), String> {
-        for ban in bans {
-            self.unenforced.remove(&ban.source);
-            self.held_back.remove(&ban.source);
-            self.unlifted.remove(&ban.source);
-        }
-        let all = || bans.iter().map(|ban| ban.source).collect();
-        self.unenforced.extend(concerned(&failures, all));
-        self.outcome(failures, now)
-    }
-
-    /// Makes one ban real, or leaves everything as it was: with the ban of the same source that ran `before`, or none.
+    /// Makes one ban real everywhere, or leaves everything as it was: with the ban of the same source that ran `before`, or none.
     pub(super) fn ban_or_undo(
         &mut self,
         ban: &Ban,
         before: Option<&Ban>,
         now: Now,
     ) -> Result<(), String> {
-        let failures = self.responders.ban(&[ban], now);
-        if failures.is_empty() {
-            return self.banned(&[ban], failures, now);
-        }
+        self.ban(&[ban], now);
+        let Err(failure) = self.done_for(&[ban.source], now) else {
+            return Ok(());
+        };
         // What cannot be undone is tried again, and told by what comes of that.
-        let _ = match before {
+        match before {
             Some(before) => self.ban(&[before], now),
             None => self.unban(&[ban.source], now),
-        };
-        Err(sentence(&failures))
+        }
+        Err(failure)
     }
 
     /// Lifts bans. What fails is tried again.
-    pub(super) fn unban(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
-        let failures = self.responders.unban(sources);
-        self.lifted(sources, failures, now)
-    }
-
-    fn lifted(&mut self, sources: &[Source], failures: Vec<Error>, now: Now) -> Result<(), String> {
+    pub(super) fn unban(&mut self, sources: &[Source], now: Now) {
         for source in sources {
-            self.unenforced.remove(source);
             self.held_back.remove(source);
         }
-        self.unlifted
-            .extend(concerned(&failures, || sources.to_vec()));
-        self.outcome(failures, now)
+        self.each(|post, told| post.unban(sources, now, told));
     }
 
-    /// Lifts all bans, those that nobody here knows of too.
-    pub(super) fn unban_all(&mut self, known: &[Source], now: Now) -> Result<(), String> {
-        self.unenforced.clear();
+    /// Lifts all bans, those that nobody here knows of too. What fails is tried again, as long as no other ban is made.
+    pub(super) fn unban_all(&mut self, now: Now) {
         self.held_back.clear();
-        let failures = self.responders.unban_all();
-        self.unlifted
-            .extend(concerned(&failures, || known.to_vec()));
-        self.outcome(failures, now)
-    }
-
-    fn outcome(&mut self, failures: Vec<Error>, now: Now) -> Result<(), String> {
-        if !failures.is_empty() {
-            self.differs_since.get_or_insert(now.mono);
-            self.retry_at = Some(now.mono.later(self.pause));
-        }
-        result(&failures)
+        self.each(|post, told| post.unban_all(now, told));
     }
 
     /// The time of bans is over. Responders with a clock know, the others are told. What fails is tried again.
-    pub(super) fn end(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
-        let failures = self.responders.end(sources);
-        self.lifted(sources, failures, now)
+    pub(super) fn end(&mut self, sources: &[Source], now: Now) {
+        for source in sources {
+            self.held_back.remove(source);
+        }
+        self.each(|post, told| post.end(sources, now, told));
     }
 
-    /// Tries again what is outstanding, if that is due; `None`: it is not.
-    pub(super) fn retry(&mut self, bans: &Bans, now: Now) -> Option<Result<(), String>> {
-        self.retry_at.filter(|at| *at <= now.mono)?;
-        self.retry_at = None;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        let lift: Vec<Source> = self
-            .unlifted
-            .drain()
-            .filter(|source| bans.get(*source).is_none())
-            .collect();
-        let put: Vec<&Ban> = self
-            .unenforced
+    /// Waits until what was ordered is done everywhere, but not for long.
+    ///
+    /// # Errors
+    /// What was ordered for these may not be done.
+    pub(super) fn done_for(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
+        self.each(|post, told| post.wait(PATIENCE, now, told));
+        let obstacles: Vec<String> = self
+            .posts
             .iter()
-            .filter_map(|source| bans.get(*source))
+            .filter_map(|post| post.obstacle(sources))
             .collect();
-        let results = [self.unban(&lift, now), self.ban(&put, now)];
-        let failures: Vec<String> = results.into_iter().filter_map(Result::err).collect();
-        if !failures.is_empty() {
-            return Some(Err(failures.join("; ")));
+        if obstacles.is_empty() {
+            Ok(())
+        } else {
+            Err(obstacles.join("; "))
         }
-        self.pause = FIRST_PAUSE;
-        self.differs_since = None;
-        Some(Ok(()))
     }
 
-    /// Puts all bans back where a responder has found, while at work, that somebody took them away; `None`: none has.
-    pub(super) fn make_good(&mut self, bans: &Bans, now: Now) -> Option<Result<(), String>> {
-        if !self.responders.take_lost() {
-            return None;
-        }
-        warn!("somebody has taken bans away: putting {} back", bans.len());
-        Some(self.replay(&bans.iter().collect::<Vec<_>>(), now))
+    /// Lets these through from now on, whatever else holds.
+    pub(super) fn spare(&mut self, friends: &[IpNet], now: Now) {
+        self.each(|post, told| post.spare(friends, now, told));
     }
 
-    /// Looks whether what the responders made still stands, and makes it anew where it does not; `None`: it stands.
-    pub(super) fn verify(&mut self, bans: &Bans, now: Now) -> Option<Result<(), String>> {
-        let (made_anew, failures) = self.responders.verify();
-        let looked = self.outcome(failures, now);
-        if !made_anew {
-            return looked.err().map(Err);
+    /// Tries again what is outstanding and due.
+    pub(super) fn retry(&mut self, bans: &Bans, now: Now) {
+        self.each(|post, told| post.retry(bans, now, told));
+    }
+
+    /// Takes note of what threads have done since.
+    pub(super) fn collect(&mut self, now: Now) {
+        if let Some(bell) = &self.bell {
+            // Nothing to read is fine; in this order, nothing is overlooked.
+            let _ = bell.read();
         }
-        warn!(
-            "somebody has taken our table away or changed it: putting it and {} bans back",
-            bans.len()
-        );
-        Some(looked.and(self.replay(&bans.iter().collect::<Vec<_>>(), now)))
+        self.each(|post, told| post.collect(now, told));
+    }
+
+    /// Looks whether what the responders made still stands, and has it made anew where it does not.
+    pub(super) fn look(&mut self, now: Now) {
+        self.each(|post, told| {
+            post.look(now, told);
+            post.wait(PATIENCE, now, told);
+        });
+    }
+
+    /// Puts all bans back where they were lost.
+    pub(super) fn make_good(&mut self, name: &str, bans: &Bans, now: Now) {
+        let all: Vec<&Ban> = bans
+            .iter()
+            .filter(|ban| !self.held_back.contains(&ban.source))
+            .collect();
+        self.each(|post, told| {
+            if post.name == name {
+                post.ban(&all, true, now, told);
+            }
+        });
+    }
+
+    /// What has happened since this was last asked.
+    pub(super) fn take_happened(&mut self) -> Vec<Happened> {
+        std::mem::take(&mut self.happened)
     }
 
     /// Whether some responder holds exactly this source.
     pub(super) fn hold(&mut self, source: Source) -> Result<bool, String> {
-        self.responders
-            .hold(source)
-            .map_err(|error| error.to_string())
+        let mut failure = None;
+        for post in self.posts.iter_mut().filter(|post| post.is_present()) {
+            let found = post.hands().ask(PATIENCE, move |it| it.find(source));
+            match found {
+                Some(Ok(Some(_))) => return Ok(true),
+                Some(Ok(None)) => {}
+                Some(Err(error)) => failure = Some(error.to_string()),
+                None => failure = Some(format!("{} does not answer", post.name)),
+            }
+        }
+        failure.map_or(Ok(false), Err)
     }
 
     /// Leaves no trace in the world; what failed.
     pub(super) fn withdraw(&mut self) -> Result<(), String> {
-        result(&self.responders.withdraw())
+        self.ask_all(|responder| responder.withdraw())
     }
 
     /// Leaves nothing that would never end by itself; what failed.
     pub(super) fn withdraw_clockless(&mut self) -> Result<(), String> {
-        result(&self.responders.withdraw_clockless())
+        self.ask_all(withdraw_clockless)
+    }
+
+    /// One after another: what is under way comes first.
+    fn ask_all(&mut self, what: fn(&mut dyn Responder) -> Result<(), Error>) -> Result<(), String> {
+        let mut failures = Vec::new();
+        for post in self.posts.iter_mut().filter(|post| post.is_present()) {
+            match post.hands().ask(LAST_PATIENCE, what) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => failures.push(error.to_string()),
+                None => failures.push(format!("{} does not answer", post.name)),
+            }
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures.join("; "))
+        }
     }
 
     pub(super) fn holdings(&self) -> Vec<Holdings> {
-        self.responders.holdings()
+        self.posts.iter().filter_map(Post::holdings).collect()
     }
 
-    pub(super) fn names(&self) -> Vec<&'static str> {
-        self.responders.names()
+    /// The responders, the primary one first.
+    pub(super) fn posts(&self) -> &[Post] {
+        &self.posts
     }
 
     /// Whether anybody makes bans real but the admin's programs.
     pub(super) fn has_responders(&self) -> bool {
-        !self.responders.names().is_empty()
+        self.posts.iter().any(Post::is_present)
     }
 
     /// A ban that is not to be made real yet.
@@ -213,56 +223,48 @@ impl Agreement {
         self.held_back.remove(&source);
     }
 
-    /// Whether this ban is not in force.
-    pub(super) fn is_behind(&self, source: Source) -> bool {
-        self.unenforced.contains(&source)
+    /// Whether some responder still has to say whether this ban is in force.
+    pub(super) fn is_pending(&self, source: Source) -> bool {
+        self.posts.iter().any(|post| post.is_pending(source))
     }
 
-    /// What the responders do for a ban.
-    pub(super) fn deeds(&self, ban: &Ban, now: Now) -> Vec<Deed> {
-        self.responders.deeds(ban, now)
+    /// Whether this ban is in force everywhere.
+    pub(super) fn is_in_force(&self, source: Source) -> bool {
+        let mut present = self.posts.iter().filter(|post| post.is_present());
+        present.all(|post| post.enforces(source))
     }
 
-    /// How many of our bans are not in force.
+    /// Where this ban is in force.
+    pub(super) fn standing(&self, source: Source) -> Vec<&'static str> {
+        if self.held_back.contains(&source) {
+            return Vec::new();
+        }
+        let stands = self.posts.iter().filter(|post| post.enforces(source));
+        stands.map(|post| post.name).collect()
+    }
+
+    /// How many of our bans are not in force where they should be first of all.
     pub(super) fn missing(&self) -> usize {
-        self.unenforced.len() + self.held_back.len()
+        let primary = self.posts.iter().find(|post| post.is_present());
+        primary.map_or(0, Post::missing) + self.held_back.len()
     }
 
     pub(super) fn differs_since(&self) -> Option<Mono> {
-        self.differs_since
+        self.posts.iter().filter_map(Post::differs_since).min()
     }
 
     pub(super) fn retry_at(&self) -> Option<Mono> {
-        self.retry_at
+        self.posts.iter().filter_map(Post::retry_at).min()
     }
-}
 
-/// The sources that failures concern: those they name, or all.
-fn concerned(failures: &[Error], all: impl Fn() -> Vec<Source>) -> Vec<Source> {
-    let of = |error: &Error| {
-        if error.sources.is_empty() {
-            all()
-        } else {
-            error.sources.clone()
+    /// Becomes readable when a thread has done something; `None`: there are no threads.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.bell.as_ref().map(|bell| bell.as_fd())
+    }
+
+    fn each(&mut self, mut call: impl FnMut(&mut Post, &mut Vec<Happened>)) {
+        for post in &mut self.posts {
+            call(post, &mut self.happened);
         }
-    };
-    failures.iter().flat_map(of).collect()
-}
-
-/// Failures as one.
-fn result(failures: &[Error]) -> Result<(), String> {
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(sentence(failures))
     }
-}
-
-/// Failures as one sentence.
-fn sentence(failures: &[Error]) -> String {
-    failures
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
 }

@@ -9,8 +9,8 @@ use crate::clock::Mono;
 /// What a complaint is about. Each kind has one place: a flood of one cannot hide another, nor fill the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
-    /// Bans that are not in force, or not lifted.
-    Responders,
+    /// Bans of this responder that are not in force, or not lifted.
+    Responder(&'static str),
     /// Ports that the kernel cannot be asked about.
     Services,
     /// As many bans as may.

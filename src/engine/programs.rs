@@ -1,13 +1,15 @@
 //! The admin's own programs: which are due, what for, and what follows from how they end. They are run elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::post::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::report::Outcome;
-use super::{About, Engine, Record};
-use crate::clock::Now;
+use super::{About, Engine, Health, Record};
+use crate::clock::{Mono, Now};
 use crate::config::{CommandLine, ResponderKind};
 use crate::log::alerts;
 use crate::policy::Alarm;
@@ -37,14 +39,71 @@ pub(super) enum Purpose {
     Unban(Source),
 }
 
-/// Programs that are under way.
+/// Programs that are under way, and what they have come to.
 #[derive(Default)]
 pub(super) struct Programs {
     next: u64,
     under_way: HashMap<u64, Purpose>,
+    /// Whom a program has banned.
+    made: HashSet<Source>,
+    /// Whom it could not ban, and is to try again to.
+    unmade: HashMap<Source, Option<Alarm>>,
+    retry: Option<Retry>,
+}
+
+/// When programs that failed are run again.
+struct Retry {
+    at: Mono,
+    pause: Duration,
+    trouble: String,
 }
 
 impl Programs {
+    /// When those that failed are to be run again; `None`: none has.
+    pub(super) fn retry_at(&self) -> Option<Mono> {
+        self.retry.as_ref().map(|retry| retry.at)
+    }
+
+    /// Whom programs are banning right now, or wait for their turn to.
+    fn being_banned(&self) -> HashSet<Source> {
+        let purposes = self.under_way.values();
+        let banned = purposes.filter_map(|purpose| match purpose {
+            Purpose::Ban(source, _) => Some(*source),
+            _ => None,
+        });
+        banned.collect()
+    }
+
+    /// A ban could not be made: it is tried again.
+    fn failed(&mut self, source: Source, alarm: Option<Alarm>, trouble: String, now: Mono) {
+        self.unmade.insert(source, alarm);
+        let pause = self.retry.as_ref().map_or(FIRST_PAUSE, |retry| retry.pause);
+        self.retry = Some(Retry {
+            at: now.later(pause),
+            pause,
+            trouble,
+        });
+    }
+
+    /// A ban has been made.
+    fn made(&mut self, source: Source) {
+        self.made.insert(source);
+        self.forget(source);
+    }
+
+    /// Whom no program is to ban any more.
+    fn over(&mut self, source: Source) {
+        self.made.remove(&source);
+        self.forget(source);
+    }
+
+    fn forget(&mut self, source: Source) {
+        self.unmade.remove(&source);
+        if self.unmade.is_empty() {
+            self.retry = None;
+        }
+    }
+
     /// Notes what the next program is for; the number by which it is known.
     pub(super) fn begin(&mut self, purpose: Purpose) -> u64 {
         self.next += 1;
@@ -111,6 +170,9 @@ impl Engine {
         if is_sole {
             self.world.let_go(source);
         }
+        if self.bans.get(source).is_none() {
+            return; // It was lifted meanwhile, and is being undone.
+        }
         if let Some(trouble) = &ended.trouble {
             let address = alarm.map_or(source.address(), |alarm| alarm.probe.source);
             warn!(
@@ -120,22 +182,70 @@ impl Engine {
                 "command.ban failed for {source}: {}: {trouble}",
                 ended.command
             );
-            self.complaints.add(About::Programs, now.mono, || failure);
+            self.complaints
+                .add(About::Programs, now.mono, || failure.clone());
             if is_sole {
                 self.not_banned(source, alarm, now);
+            } else {
+                self.programs.failed(source, alarm, failure, now.mono);
             }
             return;
         }
+        self.programs.made(source);
         let deed = Deed::Route(ended.command.clone());
-        let Some(alarm) = alarm.filter(|_| is_sole) else {
+        let Some(alarm) = alarm else {
             info!("{}", alerts::done(source.address(), &deed));
             return;
         };
-        if let Some(ban) = self.bans.get(source).cloned() {
-            let reason = Some(ban.reason.clone());
+        let Some(ban) = self.bans.get(source).cloned() else {
+            return;
+        };
+        let reason = Some(ban.reason.clone());
+        let untold = self.untold.get_mut(&source);
+        let is_first = untold.map_or(is_sole, |it| !std::mem::replace(&mut it.is_real, true));
+        let outcome = if is_first {
+            Outcome::Banned(vec![deed])
+        } else {
+            Outcome::BannedToo(vec![deed])
+        };
+        if is_sole {
             self.record(Record::Ban(ban), now.mono);
-            self.report(alarm, reason, false, Outcome::Banned(vec![deed]), now);
         }
+        self.report(alarm, reason, false, outcome, now);
+    }
+
+    /// Runs those programs again that could not ban whom they should, if that is due.
+    pub(super) fn retry_programs(&mut self, now: Now) {
+        let Some(retry) = &mut self.programs.retry else {
+            return;
+        };
+        if retry.at > now.mono {
+            return;
+        }
+        retry.pause = (retry.pause * 2).min(LONGEST_PAUSE);
+        retry.at = now.mono.later(retry.pause);
+        let under_way = self.programs.being_banned();
+        let mut again = self.programs.unmade.clone();
+        again.retain(|source, _| !under_way.contains(source));
+        for (source, alarm) in again {
+            let address = alarm.map_or(source.address(), |alarm| alarm.probe.source);
+            let line = self.config.command.ban.clone();
+            self.run(line, alarm, Purpose::Ban(source, alarm), address, now);
+        }
+    }
+
+    /// Whether a program has banned this one.
+    pub(super) fn stands_by_program(&self, source: Source) -> bool {
+        self.programs.made.contains(&source)
+    }
+
+    /// How the program that bans is; `None`: there is none.
+    pub(super) fn programs_health(&self) -> Option<Health> {
+        self.bans_by_program().then(|| Health {
+            responder: "command",
+            enforced: self.programs.made.len(),
+            trouble: self.programs.retry.as_ref().map(|it| it.trouble.clone()),
+        })
     }
 
     /// The only program that could ban this source has not: its next scan is one.
@@ -219,6 +329,7 @@ impl Engine {
         }
         let mut left = 0;
         for &source in sources {
+            self.programs.over(source);
             let line = self.config.command.unban.clone();
             if !self.run(line, None, Purpose::Unban(source), source.address(), now) {
                 left += 1;

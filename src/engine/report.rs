@@ -34,6 +34,8 @@ pub(super) enum Outcome {
     Open,
     /// It is banned, by these.
     Banned(Vec<Deed>),
+    /// It is banned by these too, after others have.
+    BannedToo(Vec<Deed>),
     /// It could not be banned.
     Failed,
     /// The configuration says to leave it at that.
@@ -121,11 +123,11 @@ impl Report {
         }
         let is_written = match &self.outcome {
             Outcome::Open => false,
-            Outcome::Banned(deeds) => {
+            Outcome::Banned(deeds) | Outcome::BannedToo(deeds) => {
                 for deed in deeds {
                     log(alerts::done(probe.source, deed));
                 }
-                true
+                matches!(self.outcome, Outcome::Banned(_))
             }
             Outcome::Failed => {
                 log(alerts::failed(&self.alarm, host));

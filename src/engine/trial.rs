@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::aftermath::Untold;
 use super::report::Outcome;
 use super::{About, Ask, Engine, Probe, Purpose, Question, Record, Source};
 use crate::clock::{Mono, Now};
@@ -244,32 +245,39 @@ impl Engine {
         if bans.is_empty() {
             return;
         }
-        let outcome = self
-            .world
+        let is_for_programs_alone = !self.world.has_responders();
+        self.world
             .ban(&bans.iter().map(|(ban, _)| ban).collect::<Vec<_>>(), now);
+        for (ban, alarm) in &bans {
+            let untold = Untold {
+                alarm: *alarm,
+                reason: ban.reason.clone(),
+                is_seen: !is_first,
+                is_real: false,
+                has_failed: false,
+            };
+            self.untold.insert(ban.source, untold);
+            // What programs alone make real is a ban when they have.
+            if !is_for_programs_alone {
+                self.record(Record::Ban(ban.clone()), now.mono);
+            }
+        }
+        self.follow_up(now);
         for (ban, alarm) in bans {
             let source = ban.source;
-            let reason = Some(ban.reason.clone());
-            let outcome = if self.world.is_behind(source) {
-                Outcome::Failed
-            } else if self.world.has_responders() {
-                Outcome::Banned(self.world.deeds(&ban, now))
-            } else {
-                Outcome::Open
-            };
-            // What programs alone make real is a ban when they have.
-            if self.world.has_responders() {
-                self.record(Record::Ban(ban), now.mono);
+            let unseen = self.untold.get_mut(&source);
+            if unseen.is_some_and(|it| !std::mem::replace(&mut it.is_seen, true)) {
+                self.report(alarm, Some(ban.reason), true, Outcome::Open, now);
             }
-            self.report(alarm, reason, is_first, outcome, now);
             if self.bans_by_program() {
-                if !self.world.has_responders() {
+                if is_for_programs_alone {
+                    self.untold.remove(&source);
                     self.world.hold_back(source);
                 }
                 let line = self.config.command.ban.clone();
                 let purpose = Purpose::Ban(source, Some(alarm));
                 let runs = self.run(line, Some(alarm), purpose, alarm.probe.source, now);
-                if !runs && !self.world.has_responders() {
+                if !runs && is_for_programs_alone {
                     self.not_banned(source, Some(alarm), now);
                 }
             }
@@ -277,8 +285,6 @@ impl Engine {
                 self.tell_program(alarm, now);
             }
         }
-        self.told(outcome, now);
-        self.make_good(now);
     }
 }
 

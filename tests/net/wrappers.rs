@@ -12,7 +12,8 @@ fn with_file<'a>(host: &'a Host, rest: &str) -> Daemon<'a> {
     let file = daemon.path("hosts.deny");
     fs::write(&file, THEIRS).expect("the directory is ours");
     daemon.configure(&format!(
-        "ban.responders = [\"nftables\", \"hosts-deny\"]\n{rest}\n[hosts-deny]\nfile = {file:?}\nline = \"ALL: {{source}} : DENY\"\n"
+        "ban.responders = [\"nftables\", \"hosts-deny\"]\nhosts-deny.file = {file:?}\n\
+         hosts-deny.line = \"ALL: {{source}} : DENY\"\n{rest}\n"
     ));
     daemon
 }
@@ -113,20 +114,54 @@ fn a_file_that_cannot_be_edited_does_not_keep_the_kernel_from_banning() {
     fs::create_dir(&file).expect("the directory is ours");
     stranger.nmap("-sS", "21-23", Pair::HOST);
     daemon.element("banned4", Pair::STRANGER);
-    let status = daemon.command(&["status"]).out;
-    assert!(status.contains("0 in force of 1 intended"), "{status}");
-    assert!(status.contains("is not a regular file"), "{status}");
+    let status = eventually("status tells of it", || {
+        let status = daemon.command(&["status"]).out;
+        status.contains("is not a regular file").then_some(status)
+    });
+    assert!(status.contains("1 in force of 1 intended"), "{status}");
+    assert!(status.contains("hosts-deny: 0 in force"), "{status}");
+    let standing = || daemon.json("list")[0]["responders"].clone();
+    assert_eq!(standing(), serde_json::json!(["nftables"]));
     fs::remove_dir(&file).expect("it is empty");
     eventually("what failed is made good", || {
         text_or_nothing(&daemon)
             .contains(Pair::STRANGER)
             .then_some(())
     });
+    eventually("list knows", || {
+        let both = serde_json::json!(["nftables", "hosts-deny"]);
+        (daemon.json("list")[0]["responders"] == both).then_some(())
+    });
     daemon.stop();
     fs::remove_file(&file).expect("it is ours");
     fs::create_dir(&file).expect("the directory is ours");
     let said = daemon.run_to_its_end();
     assert!(said.err.contains("is not a regular file"), "{said:?}");
+}
+
+#[test]
+fn what_is_optional_may_be_missing_and_is_put_to_work_when_it_is_there() {
+    let Pair { host, stranger } = &Pair::new();
+    let mut daemon = with_file(host, "hosts-deny.optional = true");
+    let file = daemon.path("hosts.deny");
+    fs::remove_file(&file).expect("it is ours");
+    fs::create_dir(&file).expect("the directory is ours");
+    daemon.restart();
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    let status = daemon.command(&["status"]);
+    assert!(status.out.contains("is not a regular file"), "{status:?}");
+    assert_eq!(status.status, 0, "{status:?}");
+    fs::remove_dir(&file).expect("it is empty");
+    eventually(
+        "status has found that it works, and it has caught up",
+        || {
+            daemon.command(&["status"]);
+            text_or_nothing(&daemon)
+                .contains(Pair::STRANGER)
+                .then_some(())
+        },
+    );
 }
 
 fn text_or_nothing(daemon: &Daemon<'_>) -> String {

@@ -110,6 +110,39 @@ fn a_ban_that_fails_is_not_told_as_one() {
 }
 
 #[test]
+fn a_ban_that_holds_at_the_second_try_is_told_then() {
+    let mut bench = bench(|_| {});
+    bench.world.borrow_mut().broken = true;
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.world.borrow_mut().broken = false;
+    let lines = logged(|| bench.engine.tick(after(1)));
+    assert_eq!(lines[0], BLOCKED);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[1].ends_with("agree again"), "{lines:?}");
+    assert_eq!(
+        bench.lines(),
+        ["203.0.113.7/203.0.113.7 Port: 3 TCP Blocked"]
+    );
+}
+
+#[test]
+fn of_two_responders_that_ban_both_are_told_and_the_text_file_has_one_line() {
+    let both = "attackalert: Host 203.0.113.7 has been blocked via";
+    for file_is_late in [false, true] {
+        let mut bench = Bench::with_file("");
+        bench.file.borrow_mut().broken = file_is_late;
+        let mut lines = logged(|| bench.probes(STRANGER, &[1, 2, 3], NOW));
+        bench.file.borrow_mut().broken = false;
+        lines.extend(logged(|| bench.engine.tick(after(1))));
+        let told = lines.iter().filter(|line| line.starts_with(both)).count();
+        assert_eq!(told, 2, "{lines:?}");
+        let is_error = |line: &&String| line.contains("Could not block");
+        assert_eq!(lines.iter().find(is_error), None, "one of them has banned");
+        assert_eq!(bench.lines().len(), 1);
+    }
+}
+
+#[test]
 fn where_scans_are_only_logged_the_text_file_has_its_line_all_the_same() {
     let mut bench = bench(|config| config.tcp.response = config::Response::Log);
     let lines = logged(|| bench.probes(STRANGER, &[1, 2, 3, 4], NOW));
@@ -269,6 +302,34 @@ fn what_a_program_alone_bans_is_a_ban_when_it_says_so() {
         ["what command.ban did for it stays: no command.unban has undone it"]
     );
     assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("unban"))]);
+}
+
+#[test]
+fn beside_a_responder_a_program_that_could_not_ban_tries_again() {
+    let both = [ResponderKind::Nftables, ResponderKind::Command];
+    let mut bench = with_program(&both, |config| config.command.ban = program());
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let stranger = STRANGER.parse().unwrap();
+    let first = job(&mut bench);
+    assert_eq!(bench.engine.standing(stranger), ["fake"]);
+    end(&mut bench, &first, Some("exit status 4"));
+    let health = bench.engine.health();
+    let trouble = health[1].trouble.as_deref().unwrap();
+    assert!(trouble.ends_with("notify: exit status 4"), "{trouble}");
+    assert_eq!(health[1].enforced, 0);
+
+    assert_eq!(bench.engine.next_deadline(), Some(after(1).mono));
+    bench.engine.tick(after(1));
+    let second = job(&mut bench);
+    bench.engine.tick(after(4));
+    assert!(bench.engine.take_errands().is_empty(), "it runs still");
+    let lines = logged(|| end(&mut bench, &second, None));
+    assert_eq!(lines, [BLOCKED.replace("fake add 203.0.113.7", "notify")]);
+    assert_eq!(bench.engine.standing(stranger), ["fake", "command"]);
+    assert_eq!(bench.engine.health()[1].trouble, None);
+    bench.engine.tick(after(100));
+    assert!(bench.engine.take_errands().is_empty());
+    assert_eq!(bench.lines().len(), 1);
 }
 
 #[test]
