@@ -26,6 +26,7 @@ mod list;
 mod migrate;
 mod offline;
 mod status;
+mod test_responders;
 mod unban;
 
 /// Watches this host's unused ports and bans port scanners through an nftables set.
@@ -69,6 +70,8 @@ enum Command {
     History(history::History),
     /// Have the daemon read its configuration and ignore files again
     Reload,
+    /// Ban a documentation address through each responder, look whether it is there, lift the ban, and look again
+    TestResponders(test_responders::TestResponders),
     /// Take down everything of ours, in the kernel and in hosts.deny; history stays
     Withdraw {
         /// Only what would never end by itself: our lines in hosts.deny
@@ -140,6 +143,7 @@ impl Cli {
             Command::Ignore(ignore) => ignore.run(&self.client()),
             Command::History(history) => history.print(&self.strict()?),
             Command::Reload => reload(&self.client()),
+            Command::TestResponders(test) => test.run(&self.client()),
             Command::Withdraw { clockless } => offline::withdraw(&self.strict()?, *clockless),
         }
     }

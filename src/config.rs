@@ -311,6 +311,27 @@ pub enum ResponderKind {
     Command,
 }
 
+impl ResponderKind {
+    /// All there are.
+    pub const ALL: &[Self] = &[Self::Nftables, Self::HostsDeny, Self::Command];
+
+    /// As in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::HostsDeny => "hosts-deny",
+            Self::Command => "command",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
 /// `[nftables]`: where our table stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nftables {

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use crate::clock::Wall;
 use crate::policy::{Ban, Origin, Reason};
+use crate::respond::Site;
 use crate::source::Source;
 
 mod file;
@@ -162,6 +163,48 @@ impl History {
             identity,
             waits: false,
         }))
+    }
+
+    /// Where responders may have put bans up that nobody has taken down since.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn sites(&self) -> Result<Vec<Site>, Error> {
+        let sites = || -> rusqlite::Result<Vec<Site>> {
+            let mut query = self
+                .connection
+                .prepare("SELECT responder, place FROM site")?;
+            let site = |row: &rusqlite::Row<'_>| {
+                Ok(Site {
+                    responder: row.get(0)?,
+                    place: row.get(1)?,
+                })
+            };
+            query.query_map([], site)?.collect()
+        };
+        sites().map_err(|cause| self.failed("read", cause))
+    }
+
+    /// Remembers these in place of those.
+    ///
+    /// # Errors
+    /// When the file cannot be written; then it has what it had.
+    pub fn remember_sites(&mut self, sites: &[Site]) -> Result<(), Error> {
+        let path = self.path.clone();
+        let mut remember = || {
+            let transaction = self.connection.transaction()?;
+            transaction.execute("DELETE FROM site", [])?;
+            for Site { responder, place } in sites {
+                let values = [responder, place];
+                transaction.execute("INSERT OR IGNORE INTO site VALUES (?, ?)", values)?;
+            }
+            transaction.commit()
+        };
+        remember().map_err(|cause| Error::Sqlite {
+            step: "write to",
+            path,
+            cause,
+        })
     }
 
     /// The file, symbolic links resolved.

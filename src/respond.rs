@@ -15,8 +15,10 @@ use std::time::Duration;
 pub mod command;
 pub mod hosts_deny;
 pub mod nftables;
+pub mod site;
 pub mod worker;
 
+pub use site::Site;
 pub use worker::Hands;
 use worker::Worker;
 
@@ -367,6 +369,11 @@ impl Responders {
     #[must_use]
     pub fn withdraw_clockless(&mut self) -> Vec<Error> {
         self.each(withdraw_clockless)
+    }
+
+    /// Hands out each.
+    pub fn for_each(&mut self, mut call: impl FnMut(&mut dyn Responder)) {
+        (self.0.iter_mut()).for_each(|one| call(one.responder.get()));
     }
 
     fn each(&mut self, call: impl Fn(&mut dyn Responder) -> Result<(), Error>) -> Vec<Error> {

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::policy::Ban;
 use crate::privilege;
 use crate::respond::command::{Job, Runner};
-use crate::respond::{self, Responders};
+use crate::respond::{self, Responders, Site};
 use crate::source::Source;
 use std::time::Duration;
 
@@ -214,7 +214,9 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
         let what = "what would never end by itself is taken down";
         (responders.withdraw_clockless(), what)
     } else {
-        (responders.withdraw(), "taken down")
+        let mut failures = responders.withdraw();
+        failures.extend(withdraw_unused(config));
+        (failures, "taken down")
     };
     if failures.is_empty() {
         return super::print(|out| {
@@ -231,6 +233,18 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
             .collect::<Vec<_>>()
             .join("\n"),
     ))
+}
+
+/// Takes down what an earlier configuration has put up, as far as history knows; what failed.
+fn withdraw_unused(config: &Config) -> Vec<respond::Error> {
+    let history = History::open_read_only(&config.history.file).ok().flatten();
+    let remembered = history.and_then(|history| history.sites().ok());
+    let used = Site::of(config);
+    let unused = remembered.into_iter().flatten();
+    unused
+        .filter(|site| !used.contains(site))
+        .filter_map(|site| site.withdraw(config).err())
+        .collect()
 }
 
 /// The daemon that answers on the control socket, in words; `None`: nobody does.

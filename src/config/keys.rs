@@ -166,9 +166,9 @@ const ROUTES: &[(&str, RouteKind)] = &[
 const UNITS: &[(&str, Unit)] = &[("ports", Unit::Ports), ("hits", Unit::Hits)];
 const ON_STOP: &[(&str, OnStop)] = &[("keep", OnStop::Keep), ("remove", OnStop::Remove)];
 const RESPONDERS: &[(&str, ResponderKind)] = &[
-    ("nftables", ResponderKind::Nftables),
-    ("hosts-deny", ResponderKind::HostsDeny),
-    ("command", ResponderKind::Command),
+    named(ResponderKind::Nftables),
+    named(ResponderKind::HostsDeny),
+    named(ResponderKind::Command),
 ];
 const HOOKS: &[(&str, Hook)] = &[("prerouting", Hook::Prerouting), ("input", Hook::Input)];
 const WHEN: &[(&str, When)] = &[("after", When::After), ("before", When::Before)];
@@ -238,6 +238,10 @@ fn write_modes(modes: &BTreeSet<Mode>) -> String {
         1 => words.collect(),
         _ => write::list(words),
     }
+}
+
+const fn named(kind: ResponderKind) -> (&'static str, ResponderKind) {
+    (kind.name(), kind)
 }
 
 fn responders(value: &Value<'_>) -> Result<Vec<ResponderKind>, Faults> {

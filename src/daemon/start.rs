@@ -27,7 +27,7 @@ use crate::host::{self, Flows, Host, Services};
 use crate::listen::{self, Listeners};
 use crate::policy::{MAX_PAST, Past};
 use crate::privilege::{self, Needs};
-use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders};
+use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders, Site};
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +184,7 @@ impl Daemon {
         let needs = needs_of(config_path, &config);
         privilege::require(needs)?;
         let lock = StateLock::acquire(&config.history.file)?;
-        let history = History::open(&config.history.file)?;
+        let mut history = History::open(&config.history.file)?;
         let signals = block_signals().map_err(Error::event_loop("receive signals"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(Error::event_loop("wait for events"))?;
@@ -203,6 +203,7 @@ impl Daemon {
                 Err(why) => warn!("{why}; going on without {name}, which is optional"),
             }
         }
+        take_down_what_is_not_used(&mut history, &config)?;
         let capture = Capture::open(capture::Settings {
             method: config.capture.method,
             interfaces: follow::interfaces_of(&config, host.facts()),
@@ -316,6 +317,26 @@ fn needs_of(path: &Path, config: &Config) -> Needs {
     Needs {
         low_ports: config::is_legacy(path) || config.watch_modes().any(listens),
     }
+}
+
+/// What an earlier configuration had its responders put up, and this one does not use, is taken down. What cannot be is tried
+/// again at the next start.
+fn take_down_what_is_not_used(history: &mut History, config: &Config) -> Result<(), Error> {
+    let remembered = history.sites()?;
+    let mut sites = Site::of(config);
+    for site in remembered {
+        if sites.contains(&site) {
+            continue;
+        }
+        match site.withdraw(config) {
+            Ok(()) => info!("{site} is not used any more: nothing of ours is left there"),
+            Err(failure) => {
+                warn!("{site} is not used any more, but what was put up there stays: {failure}");
+                sites.push(site);
+            }
+        }
+    }
+    Ok(history.remember_sites(&sites)?)
 }
 
 /// Past bans count towards the length of the next.

@@ -41,6 +41,15 @@ CREATE INDEX ban_source ON ban (source);
 CREATE INDEX ban_ends ON ban (ends) WHERE response = 'ban' AND ended IS NULL;
 ";
 
+/// Where responders may have put bans up, in this run or an earlier one.
+const SITES: &str = "
+CREATE TABLE IF NOT EXISTS site (
+    responder TEXT NOT NULL,
+    place     TEXT NOT NULL,
+    PRIMARY KEY (responder, place)
+) WITHOUT ROWID;
+";
+
 /// How long a lock of another connection is waited for. Readers never hold one that stops a writer, but for moments.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -346,6 +355,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     // Where the file system has no shared memory, SQLite stays with its rollback journal, which is slower but as safe.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))?;
+    connection.execute_batch(SITES)?;
     connection.pragma_update(None, "cache_size", CACHE_SIZE)
 }
 

@@ -31,6 +31,9 @@ mod friends;
 /// The table and its sets, as an admin reads them and as others change them.
 mod table;
 
+/// Several responders together.
+mod responders;
+
 /// Lines in hosts.deny.
 mod wrappers;
 
