@@ -1,10 +1,12 @@
 //! Several responders together: what goes for each of them, whichever it is.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Daemon, Host, eventually};
+use crate::lab::{Daemon, Host, Pair, eventually, send_syns};
 
 const THEIRS: &str = "sshd: .example.net\n";
 
@@ -113,4 +115,112 @@ fn what_a_responder_put_up_is_taken_down_when_it_is_no_longer_used() {
     use_responders(&daemon, "[\"hosts-deny\"]");
     daemon.ok(&["withdraw"]);
     assert_eq!(tables(host), "", "also what an earlier configuration made");
+}
+
+/// A responder alone, and how its bans are seen from outside.
+struct Alone {
+    name: &'static str,
+    holds: fn(&Daemon<'_>, &Host) -> BTreeSet<String>,
+}
+
+const NFTABLES: Alone = Alone {
+    name: "nftables",
+    holds: |_, host| {
+        let elements = host.elements("banned4").into_iter();
+        elements.map(|element| element.key).collect()
+    },
+};
+
+const HOSTS_DENY: Alone = Alone {
+    name: "hosts-deny",
+    holds: |daemon, _| {
+        let text = fs::read_to_string(daemon.path("hosts.deny")).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("ALL: "));
+        lines.map(str::to_owned).collect()
+    },
+};
+
+impl Alone {
+    /// A daemon that bans at the first probe, through this one.
+    fn daemon<'a>(&self, host: &'a Host, rest: &str) -> Daemon<'a> {
+        let daemon = Daemon::new(host, "");
+        let file = daemon.path("hosts.deny");
+        daemon.configure(&format!(
+            "ban.responders = [{:?}]\nhosts-deny.file = {file:?}\ndetect.trigger = 1\nban.rate = 100000\n{rest}\n",
+            self.name
+        ));
+        daemon
+    }
+
+    fn two_hundred_at_once_are_banned_and_let_in_again(&self) {
+        let Pair { host, stranger } = &Pair::new();
+        let mut daemon = self.daemon(host, "ban.duration = \"8s\"");
+        daemon.restart();
+        let sources: Vec<Ipv4Addr> = crowd(200).collect();
+        send_syns(stranger, sources.iter().copied(), DEST, 23);
+        let all: BTreeSet<String> = sources.iter().map(ToString::to_string).collect();
+        eventually("all are banned", || {
+            ((self.holds)(&daemon, host) == all).then_some(())
+        });
+        let listed = daemon.json("list");
+        let here = json!([self.name]);
+        let stands = |ban: &Value| ban["responders"] == here;
+        assert!(
+            listed.as_array().is_some_and(|all| all.iter().all(stands)),
+            "{listed}"
+        );
+        daemon.ok(&["unban", &sources[7].to_string()]);
+        assert!(!(self.holds)(&daemon, host).contains(&sources[7].to_string()));
+        eventually("their time is over", || {
+            (self.holds)(&daemon, host).is_empty().then_some(())
+        });
+        assert_eq!(daemon.banned(), Vec::<String>::new());
+    }
+
+    fn after_a_crash_amid_a_thousand_what_is_listed_is_what_holds(&self) {
+        let Pair { host, stranger } = &Pair::new();
+        let mut daemon = self.daemon(host, "");
+        daemon.restart();
+        for crowd in crowd(1000).collect::<Vec<_>>().chunks(100) {
+            send_syns(stranger, crowd.iter().copied(), DEST, 23);
+        }
+        eventually("some are banned", || {
+            (!(self.holds)(&daemon, host).is_empty()).then_some(())
+        });
+        daemon.kill9();
+        let held_before = (self.holds)(&daemon, host);
+        daemon.restart();
+        eventually("what is listed is what holds", || {
+            let listed: BTreeSet<String> = daemon.banned().into_iter().collect();
+            let is_whole = listed.is_superset(&held_before) && !listed.is_empty();
+            (is_whole && listed == (self.holds)(&daemon, host)).then_some(())
+        });
+    }
+}
+
+const DEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+/// So many strangers from far away.
+fn crowd(count: u32) -> impl Iterator<Item = Ipv4Addr> {
+    (1..=count).map(|n| Ipv4Addr::from(0xc612_0000 + n)) // 198.18.0.0/15, RFC 2544
+}
+
+#[test]
+fn nftables_bans_two_hundred_at_once_and_lets_them_in_again() {
+    NFTABLES.two_hundred_at_once_are_banned_and_let_in_again();
+}
+
+#[test]
+fn hosts_deny_bans_two_hundred_at_once_and_lets_them_in_again() {
+    HOSTS_DENY.two_hundred_at_once_are_banned_and_let_in_again();
+}
+
+#[test]
+fn nftables_holds_what_is_listed_after_a_crash_amid_a_thousand() {
+    NFTABLES.after_a_crash_amid_a_thousand_what_is_listed_is_what_holds();
+}
+
+#[test]
+fn hosts_deny_holds_what_is_listed_after_a_crash_amid_a_thousand() {
+    HOSTS_DENY.after_a_crash_amid_a_thousand_what_is_listed_is_what_holds();
 }

@@ -1,6 +1,7 @@
 //! Lines in hosts.deny: there while a ban runs, gone when it ends, and nobody else's touched.
 
 use std::fs;
+use std::process::Command;
 
 use crate::lab::{Daemon, Host, Pair, eventually};
 
@@ -22,6 +23,19 @@ fn text(daemon: &Daemon<'_>) -> String {
     fs::read_to_string(daemon.path("hosts.deny")).expect("it is there")
 }
 
+/// What a service behind tcp_wrappers says to this client by the daemon's file.
+fn access(daemon: &Daemon<'_>, client: &str) -> String {
+    let file = daemon.path("hosts.deny");
+    let asked = Command::new("tcpdmatch")
+        .args(["-d", "sshd", client])
+        .current_dir(file.parent().expect("it is in a directory"))
+        .output()
+        .expect("tcpdmatch is there (packaging/setup)");
+    let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+    let access = said.lines().find_map(|line| line.strip_prefix("access:"));
+    access.expect("it decides").trim().to_owned()
+}
+
 #[test]
 fn a_scanner_is_in_hosts_deny_until_its_ban_ends() {
     let Pair { host, stranger } = &Pair::new();
@@ -34,6 +48,8 @@ fn a_scanner_is_in_hosts_deny_until_its_ban_ends() {
     });
     assert!(text(&daemon).starts_with(THEIRS));
     assert!(text(&daemon).contains(": syn scan, 3 tcp ports, last 23\n"));
+    assert_eq!(access(&daemon, Pair::STRANGER), "denied");
+    assert_eq!(access(&daemon, Pair::OTHER), "granted");
     eventually("the ban ends there too", || {
         (text(&daemon) == THEIRS).then_some(())
     });
@@ -48,6 +64,8 @@ fn an_unban_takes_the_line_out_with_and_without_a_daemon() {
     daemon.ok(&["ban", "2001:db8::/64", "--for", "1h"]);
     daemon.ok(&["ban", "203.0.113.7", "--for", "1h"]);
     assert!(text(&daemon).contains("\nALL: [2001:db8::]/64 : DENY\n"));
+    assert_eq!(access(&daemon, "2001:db8::7"), "denied");
+    assert_eq!(access(&daemon, "2001:db8:0:1::7"), "granted");
     daemon.ok(&["unban", "203.0.113.7"]);
     assert!(!text(&daemon).contains("203.0.113.7"));
     daemon.kill9();

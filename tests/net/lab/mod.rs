@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub(crate) use daemon::{Daemon, Said};
 pub(crate) use host::{Element, Host};
 pub(crate) use packets::{
-    DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, tcp_syn,
+    DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns, tcp_syn,
 };
 pub(crate) use worlds::{Bridge, Pair, Routed, at};
 

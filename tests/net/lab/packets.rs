@@ -1,8 +1,10 @@
 //! Packets that no ordinary program sends, byte by byte.
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
-use pnet::packet::tcp::{MutableTcpPacket, TcpFlags, ipv6_checksum};
+use pnet::packet::ip::IpNextHeaderProtocols;
+use pnet::packet::ipv4::MutableIpv4Packet;
+use pnet::packet::tcp::{MutableTcpPacket, TcpFlags, ipv4_checksum, ipv6_checksum};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::Host;
@@ -12,6 +14,9 @@ pub(crate) const TCP: u8 = 6;
 pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const NO_NEXT: u8 = 59;
 pub(crate) const DEST_OPTIONS: u8 = 60;
+
+/// Bytes in an IPv4 header without options.
+const IPV4_HEADER: usize = 20;
 
 /// Bytes in a TCP header without options.
 const TCP_HEADER: usize = 20;
@@ -63,6 +68,43 @@ pub(crate) fn send_ipv6(from: &Host, dest: &str, next: u8, payload: &[u8]) {
             .send_to(payload, &to)
             .expect("the destination is on a cable of ours");
         assert_eq!(sent, payload.len());
+    });
+}
+
+/// Sends one SYN to `port` from each of these sources, which need not be the sender's own.
+pub(crate) fn send_syns(
+    from: &Host,
+    sources: impl IntoIterator<Item = Ipv4Addr> + Send,
+    dest: Ipv4Addr,
+    port: u16,
+) {
+    from.inside(|| {
+        // IPPROTO_RAW: the packet has its header with it; the kernel fills in length, number and checksum (raw(7)).
+        let socket =
+            Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).expect("root may");
+        let to = SockAddr::from(SocketAddrV4::new(dest, 0));
+        for source in sources {
+            let mut packet = vec![0; IPV4_HEADER + TCP_HEADER];
+            let mut ip = MutableIpv4Packet::new(&mut packet).expect("there is room for a header");
+            ip.set_version(4);
+            ip.set_header_length(5);
+            ip.set_ttl(64);
+            ip.set_next_level_protocol(IpNextHeaderProtocols::Tcp);
+            ip.set_source(source);
+            ip.set_destination(dest);
+            let mut tcp = MutableTcpPacket::new(&mut packet[IPV4_HEADER..])
+                .expect("there is room for a header");
+            tcp.set_source(40_000);
+            tcp.set_destination(port);
+            tcp.set_data_offset(5);
+            tcp.set_flags(TcpFlags::SYN);
+            tcp.set_window(1024);
+            let checksum = ipv4_checksum(&tcp.to_immutable(), &source, &dest);
+            tcp.set_checksum(checksum);
+            socket
+                .send_to(&packet, &to)
+                .expect("the destination is on a cable of ours");
+        }
     });
 }
 
