@@ -644,18 +644,27 @@ impl Config {
     /// This configuration, but with `old`'s values for the keys that [`needs_restart`] names.
     #[must_use]
     pub fn with_restart_keys_of(mut self, old: &Self) -> Self {
+        let responders = if old.ban.runs_programs() == self.ban.runs_programs() {
+            self.ban.responders.clone()
+        } else {
+            old.ban.responders.clone()
+        };
         self.capture.method = old.capture.method;
         self.ban = BanRules {
             ipv4_prefix: old.ban.ipv4_prefix,
             ipv6_prefix: old.ban.ipv6_prefix,
             limit: old.ban.limit,
-            responders: old.ban.responders.clone(),
+            responders,
             ..self.ban
         };
-        self.nftables = old.nftables.clone();
+        if old.ban.uses(ResponderKind::Nftables) {
+            self.nftables = old.nftables.clone();
+        }
+        if old.ban.uses(ResponderKind::HostsDeny) {
+            self.hosts_deny = old.hosts_deny.clone();
+        }
         self.iptables = old.iptables.clone();
         self.route = old.route.clone();
-        self.hosts_deny = old.hosts_deny.clone();
         self.command = old.command.clone();
         self.history = old.history.clone();
         self.control = old.control.clone();
@@ -678,6 +687,17 @@ impl Config {
 }
 
 impl BanRules {
+    /// Whether this responder is among them.
+    #[must_use]
+    pub fn uses(&self, kind: ResponderKind) -> bool {
+        self.responders.contains(&kind)
+    }
+
+    /// Whether programs are among the responders: they run with rights that are given up after the start.
+    fn runs_programs(&self) -> bool {
+        self.uses(ResponderKind::Command)
+    }
+
     /// The widest ban that may stand for `source` by these rules.
     #[must_use]
     pub fn widest(&self, source: Source) -> Source {
@@ -736,6 +756,7 @@ fn listed(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
 /// takes effect at once.
 #[must_use]
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let uses = |kind| old.ban.uses(kind);
     [
         ("capture.method", old.capture.method != new.capture.method),
         (
@@ -747,22 +768,37 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             old.ban.ipv6_prefix != new.ban.ipv6_prefix,
         ),
         ("ban.limit", old.ban.limit != new.ban.limit),
-        ("ban.responders", old.ban.responders != new.ban.responders),
-        ("nftables.table", old.nftables.table != new.nftables.table),
-        ("nftables.hook", old.nftables.hook != new.nftables.hook),
+        (
+            "ban.responders",
+            old.ban.runs_programs() != new.ban.runs_programs(),
+        ),
+        (
+            "nftables.table",
+            uses(ResponderKind::Nftables) && old.nftables.table != new.nftables.table,
+        ),
+        (
+            "nftables.hook",
+            uses(ResponderKind::Nftables) && old.nftables.hook != new.nftables.hook,
+        ),
         (
             "nftables.priority",
-            old.nftables.priority != new.nftables.priority,
+            uses(ResponderKind::Nftables) && old.nftables.priority != new.nftables.priority,
         ),
         ("history.file", old.history.file != new.history.file),
-        ("nftables.log", old.nftables.log != new.nftables.log),
+        (
+            "nftables.log",
+            uses(ResponderKind::Nftables) && old.nftables.log != new.nftables.log,
+        ),
         (
             "nftables.optional",
-            old.nftables.optional != new.nftables.optional,
+            uses(ResponderKind::Nftables) && old.nftables.optional != new.nftables.optional,
         ),
         ("iptables", old.iptables != new.iptables),
         ("route", old.route != new.route),
-        ("hosts-deny", old.hosts_deny != new.hosts_deny),
+        (
+            "hosts-deny",
+            uses(ResponderKind::HostsDeny) && old.hosts_deny != new.hosts_deny,
+        ),
         ("command", old.command != new.command),
         ("history.text", old.history.text != new.history.text),
         (

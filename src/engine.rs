@@ -5,8 +5,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::eventfd::EventFd;
 use tracing::{info, warn};
 
 use crate::clock::{Mono, Now, Wall};
@@ -19,7 +21,7 @@ use crate::host::Facts;
 use crate::log::{banned, lifted};
 use crate::policy::{Alarm, Ban, Bans, End, Origin, Past, Reason};
 use crate::probe::Probe;
-use crate::respond::{Crew, Held, Holdings};
+use crate::respond::{Crew, Held, Holdings, Member};
 use crate::source::Source;
 
 mod aftermath;
@@ -221,6 +223,20 @@ impl Engine {
     pub fn spare_friends(&mut self, now: Now) {
         self.world.spare(&self.guard.ignored(), now);
         self.follow_up(now);
+    }
+
+    /// Works with the responders of these names from now on, in this order; `new` are those among them that it does not have
+    /// yet. What the others have put up stays, for the caller to take down.
+    pub fn change_responders(&mut self, names: &[&str], new: Vec<Member>, now: Now) {
+        let friends = self.guard.ignored();
+        self.world.change(names, new, &self.bans, &friends, now);
+        self.follow_up(now);
+    }
+
+    /// The bell that the threads of its responders ring; `None`: they have none.
+    #[must_use]
+    pub fn bell(&self) -> Option<Arc<EventFd>> {
+        self.world.bell()
     }
 
     /// Takes bans for granted that hold in the world already: for a command without a daemon.

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, info, warn};
 
-use super::{Daemon, Error, HOST_AGAIN, Token, notices};
+use super::{Daemon, Error, HOST_AGAIN, Token, notices, start};
 use crate::capture::Watched;
 use crate::clock::Now;
-use crate::config::{self, Complaints, Config, Loaded, Mode, Watch, WatchMode};
+use crate::config::{self, Complaints, Config, Loaded, Mode, ResponderKind, Watch, WatchMode};
 use crate::control::{IgnoreRead, Reloaded};
-use crate::history::TextFiles;
+use crate::history::{History, TextFiles};
 use crate::host::{self, Facts, FileWatch};
 use crate::listen;
+use crate::respond::{Member, Readiness, Responders};
 
 impl Daemon {
     /// Reads the configuration again. What has mistakes changes nothing.
@@ -75,8 +76,10 @@ impl Daemon {
         notices::warnings(&warnings);
         let (ignored, passed_over) = config::ignore::read(&new.ignore).map_err(words)?;
         let old = self.engine.config();
+        let old_responders = old.ban.responders.clone();
         let needs_restart = config::needs_restart(old, &new);
         let new = new.with_restart_keys_of(old);
+        let members = self.new_members(old, &new)?;
         if let Err(why) = self.see_by(&new, now) {
             // Whatever of it took effect is taken back.
             let old = self.engine.config().clone();
@@ -85,7 +88,11 @@ impl Daemon {
             }
             return Err(why);
         }
+        let is_other_crew = old_responders != new.ban.responders;
         self.engine.reconfigure(new, ignored, now);
+        if is_other_crew {
+            self.change_responders(members, now);
+        }
         self.modes = modes;
         info!("the configuration was read again");
         tell(&passed_over);
@@ -95,6 +102,41 @@ impl Daemon {
         Ok(Reloaded {
             needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    /// The responders that `new` has and `old` has not, ready for bans. Nothing is left of them where one fails.
+    fn new_members(&self, old: &Config, new: &Config) -> Result<Vec<Member>, String> {
+        let is_new = |kind: &&ResponderKind| !old.ban.responders.contains(kind);
+        let kinds: Vec<ResponderKind> = new.ban.responders.iter().filter(is_new).copied().collect();
+        let mut responders = Responders::of_kinds(&kinds, new).map_err(|why| why.to_string())?;
+        let readiness = responders.prepare().map_err(|why| {
+            // What it did before it failed, for nobody else has any of them at work.
+            let _ = responders.withdraw();
+            why.to_string()
+        })?;
+        for Readiness { name, prepared } in readiness {
+            if let Err(why) = prepared {
+                warn!("{why}; going on without {name}, which is optional");
+            }
+        }
+        let bell = self.engine.bell().ok_or("the daemon has no bell")?;
+        responders
+            .on_threads_with(&bell)
+            .map_err(|why| format!("cannot give responders threads: {why}"))
+    }
+
+    /// Goes over to the responders that the configuration names now, and takes down what the others have put up.
+    fn change_responders(&mut self, new: Vec<Member>, now: Now) {
+        let config = self.engine.config().clone();
+        let names: Vec<&str> = config.ban.responders.iter().map(|it| it.name()).collect();
+        info!("bans are made real by {} from now on", names.join(", "));
+        self.engine.change_responders(&names, new, now);
+        let taken_down = History::open(&config.history.file)
+            .map_err(Error::from)
+            .and_then(|mut history| start::take_down_what_is_not_used(&mut history, &config));
+        if let Err(cause) = taken_down {
+            error!("what responders have put up that are not used any more may stay: {cause}");
+        }
     }
 
     /// Listens, captures and watches files as `config` says. What fails leaves what came before it done.

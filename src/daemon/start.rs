@@ -321,7 +321,10 @@ fn needs_of(path: &Path, config: &Config) -> Needs {
 
 /// What an earlier configuration had its responders put up, and this one does not use, is taken down. What cannot be is tried
 /// again at the next start.
-fn take_down_what_is_not_used(history: &mut History, config: &Config) -> Result<(), Error> {
+pub(super) fn take_down_what_is_not_used(
+    history: &mut History,
+    config: &Config,
+) -> Result<(), Error> {
     let remembered = history.sites()?;
     let mut sites = Site::of(config);
     for site in remembered {

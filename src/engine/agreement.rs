@@ -11,7 +11,7 @@ use nix::sys::eventfd::EventFd;
 use super::post::{Happened, Post};
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
-use crate::respond::{Crew, Error, Holdings, Responder, withdraw_clockless};
+use crate::respond::{Crew, Error, Holdings, Member, Responder, withdraw_clockless};
 use crate::source::Source;
 
 /// The responders, and what they are not to do yet.
@@ -141,15 +141,51 @@ impl Agreement {
 
     /// Puts all bans back where they were lost.
     pub(super) fn make_good(&mut self, name: &str, bans: &Bans, now: Now) {
-        let all: Vec<&Ban> = bans
-            .iter()
-            .filter(|ban| !self.held_back.contains(&ban.source))
-            .collect();
+        let bans = self.not_held_back(bans);
         self.each(|post, told| {
             if post.name == name {
-                post.ban(&all, true, now, told);
+                post.ban(&bans, true, now, told);
             }
         });
+    }
+
+    fn not_held_back<'a>(&self, bans: &'a Bans) -> Vec<&'a Ban> {
+        let is_due = |ban: &&Ban| !self.held_back.contains(&ban.source);
+        bans.iter().filter(is_due).collect()
+    }
+
+    /// Works with the responders of these names from now on, in this order: those at their posts already, and `new` ones, which
+    /// are given all bans and friends. Who is not named is let go when it has done what it is at; what it has put up stays.
+    pub(super) fn change(
+        &mut self,
+        names: &[&str],
+        new: Vec<Member>,
+        bans: &Bans,
+        friends: &[IpNet],
+        now: Now,
+    ) {
+        let place = |name| names.iter().position(|it| *it == name);
+        let bans = self.not_held_back(bans);
+        let mut posts: Vec<Post> = new.into_iter().map(Post::new).collect();
+        for post in &mut posts {
+            post.spare(friends, now, &mut self.happened);
+            post.ban(&bans, true, now, &mut self.happened);
+        }
+        for mut post in std::mem::take(&mut self.posts) {
+            if place(post.name).is_some() {
+                posts.push(post);
+            } else {
+                // The next job comes after what it is at.
+                let _ = post.hands().ask(LAST_PATIENCE, |_| ());
+            }
+        }
+        posts.sort_by_key(|post| place(post.name));
+        self.posts = posts;
+    }
+
+    /// The bell for the threads of further responders; `None`: there are no threads here.
+    pub(super) fn bell(&self) -> Option<Arc<EventFd>> {
+        self.bell.clone()
     }
 
     /// What has happened since this was last asked.

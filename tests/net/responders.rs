@@ -117,6 +117,44 @@ fn what_a_responder_put_up_is_taken_down_when_it_is_no_longer_used() {
     assert_eq!(tables(host), "", "also what an earlier configuration made");
 }
 
+#[test]
+fn a_reload_puts_new_responders_to_work_and_takes_down_what_others_put_up() {
+    let host = &Host::new("host");
+    let mut daemon = with_file(host, "[\"nftables\"]");
+    let text = |daemon: &Daemon<'_>| fs::read_to_string(daemon.path("hosts.deny")).expect("there");
+    daemon.restart();
+    daemon.ok(&["ban", "203.0.113.7", "--for", "1h"]);
+    let standing = |daemon: &Daemon<'_>| daemon.json("list")[0]["responders"].clone();
+
+    use_responders(&daemon, "[\"hosts-deny\", \"nftables\"]");
+    assert!(!daemon.ok(&["reload"]).contains("restart"));
+    eventually("it stands in both", || {
+        (standing(&daemon) == json!(["hosts-deny", "nftables"])).then_some(())
+    });
+    assert!(text(&daemon).contains("203.0.113.7"));
+
+    use_responders(&daemon, "[\"hosts-deny\"]");
+    daemon.ok(&["reload"]);
+    assert_eq!(tables(host), "");
+    assert_eq!(standing(&daemon), json!(["hosts-deny"]));
+    daemon.ok(&["ban", "203.0.113.8", "--for", "1h"]);
+    assert!(text(&daemon).contains("203.0.113.8"));
+
+    use_responders(&daemon, "[\"nftables\"]");
+    daemon.ok(&["reload"]);
+    assert_eq!(text(&daemon), THEIRS);
+    assert_eq!(host.elements("banned4").len(), 2);
+
+    fs::remove_file(daemon.path("hosts.deny")).expect("it is ours");
+    fs::create_dir(daemon.path("hosts.deny")).expect("the directory is ours");
+    use_responders(&daemon, "[\"nftables\", \"hosts-deny\"]");
+    let said = daemon.command(&["reload"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(said.err.contains("is not a regular file"), "{said:?}");
+    assert_eq!(standing(&daemon), json!(["nftables"]));
+    assert_eq!(host.elements("banned4").len(), 2);
+}
+
 /// A responder alone, and how its bans are seen from outside.
 struct Alone {
     name: &'static str,
