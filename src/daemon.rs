@@ -82,6 +82,7 @@ struct Later {
     accept: Option<Mono>,
     host: Option<Mono>,
     listing: Option<Mono>,
+    look: Option<Mono>,
     prune: Option<Mono>,
 }
 
@@ -91,6 +92,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 const HOST_AGAIN: Duration = Duration::from_secs(5);
 /// How long after a failure the kernel's bans are listed again.
 const LISTING_AGAIN: Duration = Duration::from_secs(60);
+/// How often it is looked, while somebody is banned, whether bans are in force: for what nobody tells.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How often what is beyond `ban.memory` is dropped.
 const PRUNE_AGAIN: Duration = Duration::from_secs(24 * 3600);
 
@@ -107,6 +110,7 @@ enum Token {
     Name,
     Listen,
     Responder,
+    Meddling,
     Capture(usize),
     Client(u64),
 }
@@ -193,6 +197,7 @@ impl Daemon {
             accept,
             host,
             listing,
+            look,
             prune,
         } = self.later;
         let due = [
@@ -202,6 +207,7 @@ impl Daemon {
             accept,
             host,
             listing,
+            look,
             prune,
         ];
         let Some(due) = due.into_iter().flatten().min() else {
@@ -232,6 +238,7 @@ impl Daemon {
             Token::Program => self.programs_ended(now),
             Token::Name => self.names_found(now),
             Token::Responder => self.engine.collect(now),
+            Token::Meddling => self.engine.notice(now),
             Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
             Token::Signal => self.signal(now),
@@ -312,6 +319,12 @@ impl Daemon {
         if is_due(&mut self.later.listing) {
             self.list_the_world()?;
         }
+        if is_due(&mut self.later.look) && !self.engine.bans().is_empty() {
+            self.engine.reconcile(now);
+        }
+        if self.later.look.is_none() && self.ready_at.is_some() && !self.engine.bans().is_empty() {
+            self.later.look = Some(now.mono.later(LOOK_AGAIN));
+        }
         if is_due(&mut self.later.prune) {
             self.prune(now);
         }
@@ -383,6 +396,13 @@ impl Daemon {
         self.add(self.server.as_fd(), Token::Control)
     }
 
+    /// Watches what others do to what the responders have made.
+    fn begin_watching(&mut self, now: Now) -> Result<(), Error> {
+        self.engine.begin_watching(now);
+        let mut watched = self.engine.watched();
+        watched.try_for_each(|fd| self.add(fd, Token::Meddling))
+    }
+
     fn add(&self, fd: BorrowedFd<'_>, token: Token) -> Result<(), Error> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, token.data());
         self.epoll
@@ -435,8 +455,9 @@ impl Token {
             Self::Name => 7,
             Self::Listen => 8,
             Self::Responder => 9,
-            Self::Capture(which) => count(which) << 8 | 10,
-            Self::Client(id) => id << 8 | 11,
+            Self::Meddling => 10,
+            Self::Capture(which) => count(which) << 8 | 11,
+            Self::Client(id) => id << 8 | 12,
         }
     }
 
@@ -452,7 +473,8 @@ impl Token {
             7 => Self::Name,
             8 => Self::Listen,
             9 => Self::Responder,
-            10 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            10 => Self::Meddling,
+            11 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -465,8 +487,8 @@ mod tests {
     #[test]
     fn a_token_survives_the_kernel() {
         use Token::{
-            Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Name, Program,
-            Responder, Signal,
+            Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Meddling, Name,
+            Program, Responder, Signal,
         };
         for token in [
             Signal,
@@ -479,6 +501,7 @@ mod tests {
             Name,
             Listen,
             Responder,
+            Meddling,
             Capture(3),
             Client(0),
             Client(1 << 40),

@@ -28,6 +28,7 @@ mod aftermath;
 mod agreement;
 mod complaints;
 mod counters;
+mod meddling;
 mod post;
 mod programs;
 mod report;
@@ -39,6 +40,7 @@ use aftermath::Untold;
 use agreement::Agreement;
 use complaints::{About, Complaints};
 pub use counters::Counters;
+use meddling::Fights;
 pub use programs::Errand;
 use programs::{Programs, Purpose};
 use report::{Budget, Outcome, Report, Reports};
@@ -74,6 +76,11 @@ pub struct Engine {
     reports: Reports,
     /// How many more lines may tell of those who are dealt with already.
     repeats: Budget,
+    /// Who has taken bans away that are being put back, if that is known.
+    meddler: Option<String>,
+    fights: Fights,
+    /// How far it has been looked, by the ends of bans, whether they are in force.
+    reconciled_to: Option<(Mono, Source)>,
     /// Programs that are under way.
     programs: Programs,
     /// What is to be done outside.
@@ -160,6 +167,9 @@ impl Engine {
             untold: HashMap::new(),
             reports: Reports::default(),
             repeats: Budget::default(),
+            meddler: None,
+            fights: Fights::default(),
+            reconciled_to: None,
             programs: Programs::default(),
             errands: Vec::new(),
             lifted_since_start: Some(HashSet::new()),
@@ -233,6 +243,11 @@ impl Engine {
         self.follow_up(now);
     }
 
+    /// What becomes readable when [`notice`](Self::notice) has something to do.
+    pub fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.world.watched()
+    }
+
     /// The bell that the threads of its responders ring; `None`: they have none.
     #[must_use]
     pub fn bell(&self) -> Option<Arc<EventFd>> {
@@ -265,6 +280,7 @@ impl Engine {
         });
         self.world.retry(&self.bans, now);
         self.retry_programs(now);
+        self.go_on_fighting(now);
         self.follow_up(now);
         while let Some(report) = self.reports.overdue(now.mono) {
             self.tell(&report, None, now);
@@ -278,6 +294,7 @@ impl Engine {
             self.bans.next_end(),
             self.world.retry_at(),
             self.programs.retry_at(),
+            self.fights.next_deadline(),
             self.reports.next_deadline(),
         ]
         .into_iter()
@@ -295,9 +312,7 @@ impl Engine {
             return Err(Refusal::Friend(source, friend));
         }
         let limit = self.config.ban.limit;
-        if self.bans.get(source).is_none()
-            && self.bans.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
-        {
+        if self.bans.get(source).is_none() && self.is_full() {
             return Err(Refusal::Limit(source, limit));
         }
         if !self.world.has_responders() {

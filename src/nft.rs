@@ -7,6 +7,7 @@
 mod batch;
 mod decode;
 mod element;
+mod events;
 mod ffi;
 mod line;
 mod read;
@@ -17,6 +18,7 @@ use nix::errno::Errno;
 
 pub use batch::{Change, TableName};
 pub use element::{Comment, Element, Timeout};
+pub use events::{Events, Heard, Program, Step, Transaction};
 pub use line::Line;
 pub use read::Found;
 pub use shape::{BanSet, ChainShape, Expr, MARK, Rule, SetShape, rules};

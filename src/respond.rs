@@ -9,6 +9,7 @@ use crate::source::Source;
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,25 @@ pub trait Responder {
     /// table): then all bans are to be replayed.
     fn take_lost(&mut self) -> bool;
 
+    /// Begins to watch what others do to what it has made, where the world tells. Called once bans have been put back: watching
+    /// costs a little with each.
+    ///
+    /// # Errors
+    /// When it cannot; then nobody is told.
+    fn begin_watching(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What becomes readable when others may have done something; `None`: it does not watch.
+    fn watched(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// What others have done since this was last asked.
+    fn noticed(&mut self) -> Vec<Meddling> {
+        Vec::new()
+    }
+
     /// A job for another thread that lists all that the world holds of ours; `None` where there is nothing to adopt.
     fn holdings(&self) -> Option<Holdings>;
 
@@ -93,6 +113,40 @@ pub trait Responder {
     /// What it has done to make `ban` hold, for the log.
     fn deed(&self, ban: &Ban, now: Now) -> Deed;
 }
+
+/// What somebody else has done, in one go, to what a responder has made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meddling {
+    /// Who, fit for a log: `nft pid 4711`.
+    pub by: String,
+    /// Whether more than bans was touched: it must be looked whether all that bans need still stands.
+    pub is_frame: bool,
+    /// Whether bans went with it.
+    pub is_emptied: bool,
+    /// Bans that were put in, or changed.
+    pub added: Vec<Held>,
+    /// Bans that were taken out and not put in again.
+    pub removed: Vec<Source>,
+}
+
+impl Meddling {
+    /// Notes a ban that was put in.
+    pub fn add(&mut self, held: Option<Held>) {
+        let Some(held) = held else { return };
+        self.removed.retain(|source| *source != held.source);
+        self.added.push(held);
+    }
+
+    /// Notes a ban that was taken out.
+    pub fn remove(&mut self, source: Option<Source>) {
+        let Some(source) = source else { return };
+        self.added.retain(|held| held.source != source);
+        self.removed.push(source);
+    }
+}
+
+/// The reason of bans that are made to try a responder, and that no daemon is to take for an admin's.
+pub const TEST: &str = "test of the responders";
 
 /// What a responder does for a ban, as 1.2 tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::guard::Guard;
 use crate::host::Host;
 use crate::policy::{Ban, End, Origin, Reason};
 use crate::privilege;
-use crate::respond::{Error, Prepared, Responder, Responders};
+use crate::respond::{Error, Prepared, Responder, Responders, TEST};
 use crate::source::Source;
 
 /// It bans addresses that are set aside for documentation (RFC 5737, RFC 3849), and works beside a running daemon, which is not
@@ -156,7 +156,7 @@ fn prove(responder: &mut dyn Responder, source: Source) -> Result<(), String> {
     let now = Now::read();
     let ban = Ban {
         source,
-        reason: Reason::parse("test of the responders"),
+        reason: Reason::parse(TEST),
         origin: Origin::Command,
         start: now.wall,
         end: Some(End::after(LENGTH, now)),

@@ -131,6 +131,9 @@ impl Daemon {
         let names: Vec<&str> = config.ban.responders.iter().map(|it| it.name()).collect();
         info!("bans are made real by {} from now on", names.join(", "));
         self.engine.change_responders(&names, new, now);
+        if let Err(cause) = self.begin_watching(now) {
+            error!("what others do to bans is not seen any more: {cause}");
+        }
         let taken_down = History::open(&config.history.file)
             .map_err(Error::from)
             .and_then(|mut history| start::take_down_what_is_not_used(&mut history, &config));

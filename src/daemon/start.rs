@@ -270,6 +270,7 @@ impl Daemon {
     pub(super) fn ready(&mut self, now: Now) -> Result<(), Error> {
         self.replay = None;
         self.ready_at = Some(now.mono);
+        self.begin_watching(now)?;
         self.list_the_world()?;
         self.prune(now);
         if self.engine.config().ignore.host.len() > 1 {

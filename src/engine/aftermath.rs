@@ -41,8 +41,10 @@ impl Engine {
             let lost = self.hear(now);
             for name in &lost {
                 self.counters.repairs += 1;
+                let who = self.meddler.take();
                 warn!(
-                    "{name}: somebody has taken bans away, or what they need: putting {} back",
+                    "{name}: {} has taken bans away, or what they need: putting {} back",
+                    who.as_deref().unwrap_or("somebody"),
                     self.bans.len()
                 );
                 self.world.make_good(name, &self.bans, now);

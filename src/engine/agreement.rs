@@ -11,7 +11,7 @@ use nix::sys::eventfd::EventFd;
 use super::post::{Happened, Post};
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
-use crate::respond::{Crew, Error, Holdings, Member, Responder, withdraw_clockless};
+use crate::respond::{Crew, Error, Holdings, Meddling, Member, Responder, withdraw_clockless};
 use crate::source::Source;
 
 /// The responders, and what they are not to do yet.
@@ -129,6 +129,60 @@ impl Agreement {
             let _ = bell.read();
         }
         self.each(|post, told| post.collect(now, told));
+    }
+
+    /// Begins to watch what others do to what the responders have made.
+    pub(super) fn begin_watching(&mut self) {
+        self.each(Post::begin_watching);
+    }
+
+    /// What others have done since, with whose post it was at.
+    pub(super) fn noticed(&mut self) -> Vec<(&'static str, Meddling)> {
+        let of = |post: &mut Post| {
+            let name = post.name;
+            post.noticed().into_iter().map(move |it| (name, it))
+        };
+        self.posts.iter_mut().flat_map(of).collect()
+    }
+
+    /// Looks whether what this one made still stands, and has it made anew where it does not.
+    pub(super) fn look_at(&mut self, name: &str, now: Now) {
+        self.each(|post, told| {
+            if post.name == name {
+                post.look(now, told);
+            }
+        });
+    }
+
+    /// All bans of this one are to be put back.
+    pub(super) fn is_lost(&mut self, name: &'static str) {
+        self.happened.push(Happened::Lost(name));
+    }
+
+    /// The bans of this one are not in force for the time being.
+    pub(super) fn is_robbed(&mut self, name: &str, now: Now) {
+        self.each(|post, _| {
+            if post.name == name {
+                post.is_robbed(now);
+            }
+        });
+    }
+
+    /// Looks for these where the look is cheap. Where one is missing that should be in force, all are to be put back.
+    pub(super) fn look_for(&mut self, sources: &[Source]) {
+        let mut robbed = Vec::new();
+        for post in &mut self.posts {
+            let is_missing = sources.iter().any(|source| post.lacks(*source));
+            robbed.extend(is_missing.then_some(post.name));
+        }
+        for name in robbed {
+            self.is_lost(name);
+        }
+    }
+
+    /// What becomes readable when others may have done something, one for each responder that watches.
+    pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.posts.iter().filter_map(Post::watched)
     }
 
     /// Looks whether what the responders made still stands, and has it made anew where it does not.
@@ -282,7 +336,9 @@ impl Agreement {
     /// How many of our bans are not in force where they should be first of all.
     pub(super) fn missing(&self) -> usize {
         let primary = self.posts.iter().find(|post| post.is_present());
-        primary.map_or(0, Post::missing) + self.held_back.len()
+        primary
+            .map_or(0, Post::missing)
+            .saturating_add(self.held_back.len())
     }
 
     pub(super) fn differs_since(&self) -> Option<Mono> {

@@ -11,6 +11,8 @@ use crate::clock::Mono;
 pub(super) enum About {
     /// Bans of this responder that are not in force, or not lifted.
     Responder(&'static str),
+    /// Somebody who takes away again what is put back.
+    Fight,
     /// Ports that the kernel cannot be asked about.
     Services,
     /// As many bans as may.

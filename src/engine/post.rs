@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
 use crate::respond::worker::{Begun, Orders, Report, UnderWay};
-use crate::respond::{Deed, Error, Hands, Holdings, Member};
+use crate::respond::{Deed, Error, Hands, Holdings, Meddling, Member};
 use crate::source::Source;
 
 /// A responder at its post.
@@ -29,6 +30,8 @@ pub(super) struct Post {
     /// Whether it could not see to what its bans need, or could not lift what nobody here knows.
     is_unsound: bool,
     is_not_clear: bool,
+    /// Whether somebody has taken everything away, and it is not put back yet.
+    is_robbed: bool,
     /// Who is to be let through, for when it has to be told again.
     friends: Vec<IpNet>,
     /// When to try again what is outstanding.
@@ -91,6 +94,7 @@ impl Post {
             unlifted: HashSet::new(),
             is_unsound: false,
             is_not_clear: false,
+            is_robbed: false,
             friends: Vec::new(),
             retry_at: None,
             pause: FIRST_PAUSE,
@@ -309,6 +313,7 @@ impl Post {
         self.has_clock = report.has_clock;
         if doing.look {
             self.is_unsound = false;
+            self.is_robbed = false;
             if self.absent.is_some() {
                 self.absent = report.is_unsound.then(|| sentence(&report.errors));
                 if self.absent.is_some() {
@@ -350,6 +355,7 @@ impl Post {
     fn settle(&mut self, now: Now, told: &mut Vec<Happened>) {
         let is_behind = self.is_unsound
             || self.is_not_clear
+            || self.is_robbed
             || !self.unenforced.is_empty()
             || !self.unlifted.is_empty();
         if is_behind {
@@ -375,11 +381,59 @@ impl Post {
 
     /// Whether this ban is in force there, as far as the responder said.
     pub(super) fn enforces(&self, source: Source) -> bool {
-        self.is_present() && !self.unenforced.contains(&source) && !self.is_pending(source)
+        self.is_present()
+            && !self.is_robbed
+            && !self.unenforced.contains(&source)
+            && !self.is_pending(source)
+    }
+
+    /// Nothing of it is in force for the time being.
+    pub(super) fn is_robbed(&mut self, now: Now) {
+        self.is_robbed = true;
+        self.differs_since.get_or_insert(now.mono);
+    }
+
+    /// Whether the responder says that this ban is not there, which should be. Only one that needs no thread is asked.
+    pub(super) fn lacks(&mut self, source: Source) -> bool {
+        if !self.enforces(source) {
+            return false;
+        }
+        match &mut self.hands {
+            Hands::Own(responder) => matches!(responder.find(source), Ok(None)),
+            Hands::Thread(_) => false,
+        }
+    }
+
+    /// What becomes readable when others have done something there; `None`: that is not watched.
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        match &self.hands {
+            Hands::Own(responder) => responder.watched(),
+            Hands::Thread(_) => None,
+        }
+    }
+
+    /// Begins to watch what others do there, where that can be told at once.
+    pub(super) fn begin_watching(&mut self, told: &mut Vec<Happened>) {
+        if let Hands::Own(responder) = &mut self.hands {
+            if let Err(error) = responder.begin_watching() {
+                told.push(Happened::Trouble(self.name, error.to_string()));
+            }
+        }
+    }
+
+    /// What others have done there.
+    pub(super) fn noticed(&mut self) -> Vec<Meddling> {
+        match &mut self.hands {
+            Hands::Own(responder) => responder.noticed(),
+            Hands::Thread(_) => Vec::new(),
+        }
     }
 
     /// Bans that are not in force there, or not known to be.
     pub(super) fn missing(&self) -> usize {
+        if self.is_robbed {
+            return usize::MAX;
+        }
         let under_way = self
             .under_way
             .as_ref()

@@ -95,6 +95,14 @@ pub(super) fn elements(message: &[u8]) -> Option<Vec<Element>> {
     Some(elements)
 }
 
+/// The keys in a message that tells of deleted elements.
+pub(super) fn deleted(message: &[u8]) -> Option<Vec<IpAddr>> {
+    let mut keys = Vec::new();
+    let found = |found: &View<sys::nftnl_set_elem>| keys.extend(element(found).map(|it| it.key));
+    ffi::each_deleted_element(message, found)?;
+    Some(keys)
+}
+
 fn element(element: &View<sys::nftnl_set_elem>) -> Option<Element> {
     let key = element.data(sys::NFTNL_SET_ELEM_KEY)?;
     let key = match key.len() {

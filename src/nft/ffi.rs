@@ -32,6 +32,7 @@ const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
+const DELETED_ELEMENT: u16 = 14;
 const DELETE_ELEMENT: u16 = 14;
 /// `NFNL_SUBSYS_NFTABLES`, as it stands above the kind of a message.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -444,12 +445,28 @@ pub(super) fn each_expr(message: &[u8], mut see: impl FnMut(&View<sys::nftnl_exp
     Some(())
 }
 
-/// Hands each element in a message that answers a look-up or a list to `see`.
+/// Hands each element in a message that answers a look-up or a list, or that tells of new ones, to `see`.
 pub(super) fn each_element(
     message: &[u8],
+    see: impl FnMut(&View<sys::nftnl_set_elem>),
+) -> Option<()> {
+    each_element_of(message, NEW_ELEMENT, see)
+}
+
+/// Hands each element in a message that tells of deleted ones to `see`.
+pub(super) fn each_deleted_element(
+    message: &[u8],
+    see: impl FnMut(&View<sys::nftnl_set_elem>),
+) -> Option<()> {
+    each_element_of(message, DELETED_ELEMENT, see)
+}
+
+fn each_element_of(
+    message: &[u8],
+    kind: u16,
     mut see: impl FnMut(&View<sys::nftnl_set_elem>),
 ) -> Option<()> {
-    let set = parse(message, NEW_ELEMENT, sys::nftnl_set_elems_nlmsg_parse)?;
+    let set = parse(message, kind, sys::nftnl_set_elems_nlmsg_parse)?;
     // SAFETY: the set is alive, and outlives the iterator.
     let iterator = unsafe { sys::nftnl_set_elems_iter_create(set.as_ptr()) };
     let Some(iterator) = NonNull::new(iterator) else {

@@ -3,11 +3,11 @@
 //! It never blocks: the kernel has queued its answers when a send returns.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use nftnl::FinalizedBatch;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockname, recvmsg, sendmsg, setsockopt, sockopt};
 
 use super::ffi;
 use super::request::Request;
@@ -37,7 +37,7 @@ pub struct Line {
 
 /// Where answers go, aligned as their headers want it.
 #[repr(align(8))]
-struct Answer([u8; ANSWER_LEN]);
+pub(super) struct Answer([u8; ANSWER_LEN]);
 
 impl Line {
     /// Opens a line. Needs no privilege; using it does.
@@ -56,10 +56,19 @@ impl Line {
         let _ = setsockopt(&ffi::fd(&socket), sockopt::RcvBufForce, &RECEIVE_ROOM);
         Ok(Self {
             socket,
-            buffer: Box::new(Answer([0; ANSWER_LEN])),
+            buffer: Answer::new(),
             send_room: 0,
             seq: 0,
         })
+    }
+
+    /// By which the kernel tells our transactions from those of others.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn port(&self) -> Result<u32, Errno> {
+        let address: NetlinkAddr = getsockname(self.socket.as_raw_fd())?;
+        Ok(address.pid())
     }
 
     /// Carries out a transaction: all of it, or nothing.
@@ -175,10 +184,20 @@ impl Line {
 
     /// The next datagram from the kernel; `None` when there is none.
     fn receive(&mut self) -> Result<Option<&[u8]>, Errno> {
-        let fd = self.socket.as_raw_fd();
+        self.buffer.fill(self.socket.as_raw_fd())
+    }
+}
+
+impl Answer {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self([0; ANSWER_LEN]))
+    }
+
+    /// The next datagram that the kernel has sent to this netlink socket; `None` when there is none.
+    pub(super) fn fill(&mut self, fd: RawFd) -> Result<Option<&[u8]>, Errno> {
         let length = loop {
             let received = retry(|| {
-                let mut pages = [IoSliceMut::new(&mut self.buffer.0)];
+                let mut pages = [IoSliceMut::new(&mut self.0)];
                 recvmsg::<NetlinkAddr>(fd, &mut pages, None, MsgFlags::MSG_DONTWAIT).map(|got| {
                     let from_kernel = got.address.is_none_or(|sender| sender.pid() == 0);
                     let cut = got.flags.contains(MsgFlags::MSG_TRUNC);
@@ -193,7 +212,7 @@ impl Line {
                 Err(errno) => return Err(errno),
             }
         };
-        Ok(self.buffer.0.get(..length))
+        Ok(self.0.get(..length))
     }
 }
 
@@ -208,7 +227,7 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 }
 
 /// The messages in a datagram, up to the first that is malformed.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     mnl::NlMessages::new(datagram).map_while(Result::ok)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::Ban;
@@ -114,6 +115,20 @@ impl Bans {
         self.ends.first().map(|(end, _)| *end)
     }
 
+    /// At most `count` of the bans that have an end, by their ends: those after `last`, or the first ones if there are none.
+    #[must_use]
+    pub fn sample(&self, last: Option<(Mono, Source)>, count: usize) -> Vec<(Mono, Source)> {
+        let after = |last| {
+            let range = self.ends.range((Bound::Excluded(last), Bound::Unbounded));
+            range.take(count).copied().collect()
+        };
+        let rest: Vec<_> = last.map_or_else(Vec::new, after);
+        if rest.is_empty() {
+            return self.ends.iter().take(count).copied().collect();
+        }
+        rest
+    }
+
     /// The ban of exactly this source.
     #[must_use]
     pub fn get(&self, source: Source) -> Option<&Ban> {
@@ -148,6 +163,18 @@ impl Bans {
     #[must_use]
     pub fn len(&self) -> usize {
         self.running.len()
+    }
+
+    /// How many running bans are of the same kind as a ban of `source`: of its family, and as wide.
+    #[must_use]
+    pub fn count_like(&self, source: Source) -> usize {
+        let lengths = if source.address().is_ipv4() {
+            &self.lengths_v4
+        } else {
+            &self.lengths_v6
+        };
+        let alike = lengths.iter().find(|(it, _)| *it == source.prefix_len());
+        alike.map_or(0, |(_, count)| *count)
     }
 
     /// Whether nobody is banned.

@@ -6,16 +6,20 @@
 mod prepare;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 
-use super::{Deed, Error, Held, HeldClock, Holdings, Prepared, Responder};
+use super::{Deed, Error, Held, HeldClock, Holdings, Meddling, Prepared, Responder};
 use crate::clock::Now;
 use crate::config;
 use crate::log::span;
-use crate::nft::{BanSet, ChainShape, Change, Comment, Element, Line, TableName, Timeout, said};
+use crate::nft::{
+    BanSet, ChainShape, Change, Comment, Element, Events, Line, TableName, Timeout, said,
+};
 use crate::policy::{Ban, Reason};
 use crate::source::Source;
 
@@ -48,6 +52,8 @@ pub struct Nftables {
     handle: Option<u64>,
     /// Whether the table was found gone or changed since somebody last asked.
     lost: bool,
+    /// What others do to the table; `None`: nobody listens.
+    events: Option<Events>,
 }
 
 impl Nftables {
@@ -74,6 +80,7 @@ impl Nftables {
             configured,
             handle: None,
             lost: false,
+            events: None,
         })
     }
 
@@ -280,6 +287,18 @@ impl Responder for Nftables {
 
     fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.lost)
+    }
+
+    fn begin_watching(&mut self) -> Result<(), Error> {
+        Self::begin_watching(self)
+    }
+
+    fn watched(&self) -> Option<BorrowedFd<'_>> {
+        Self::watched(self)
+    }
+
+    fn noticed(&mut self) -> Vec<Meddling> {
+        self.hear()
     }
 
     fn holdings(&self) -> Option<Holdings> {

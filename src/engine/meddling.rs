@@ -1,0 +1,248 @@
+//! What others do to our bans in the world. What an admin adds or deletes by hand counts as a ban or an unban; what would leave
+//! this host unprotected without anybody having meant it (a flushed ruleset, a deleted table) is put right at once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{About, Engine, log_each};
+use crate::clock::{Mono, Now};
+use crate::history::{Ending, Record};
+use crate::log::banned;
+use crate::policy::{Ban, Reason};
+use crate::respond::{Held, Meddling, TEST};
+use crate::source::Source;
+
+/// Who puts right what is taken away again at once does not win by haste.
+#[derive(Default)]
+pub(super) struct Fights(HashMap<&'static str, Fight>);
+
+struct Fight {
+    since: Mono,
+    rounds: u32,
+    /// When it is put right next; `None`: nothing waits.
+    pause_until: Option<Mono>,
+}
+
+/// So many times within [`A_ROUND`] what was taken away is put back at once.
+const AT_ONCE: u32 = 10;
+const A_ROUND: Duration = Duration::from_secs(60);
+
+/// And after that, no more often than this.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Bans that are looked for at a time.
+const SAMPLE: usize = 32;
+
+/// An end that an admin has moved by less is the same one.
+const SAME_END: Duration = Duration::from_secs(2);
+
+impl Fights {
+    /// Whether it may be put right now.
+    fn may_go_on(&mut self, name: &'static str, now: Mono) -> bool {
+        let fight = self.0.entry(name).or_insert(Fight {
+            since: now,
+            rounds: 0,
+            pause_until: None,
+        });
+        if now.since(fight.since) >= A_ROUND && fight.pause_until.is_none() {
+            (fight.since, fight.rounds) = (now, 0);
+        }
+        fight.rounds += 1;
+        if fight.rounds > AT_ONCE {
+            fight.pause_until.get_or_insert(now.later(PAUSE));
+        }
+        fight.pause_until.is_none()
+    }
+
+    /// What has waited long enough.
+    fn due(&mut self, now: Mono) -> Vec<&'static str> {
+        let mut due = Vec::new();
+        for (name, fight) in &mut self.0 {
+            if fight.pause_until.take_if(|until| *until <= now).is_some() {
+                // One more round, and the next pause, if it goes on.
+                (fight.since, fight.rounds) = (now, AT_ONCE);
+                due.push(*name);
+            }
+        }
+        due
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Mono> {
+        self.0.values().filter_map(|fight| fight.pause_until).min()
+    }
+}
+
+impl Engine {
+    /// Begins to watch what others do to what the responders have made. Called once bans have been put back, and again
+    /// when the responders have changed.
+    pub fn begin_watching(&mut self, now: Now) {
+        self.world.begin_watching();
+        // What was done before nobody has heard.
+        self.verify(now);
+    }
+
+    /// Others may have done something to what the responders have made.
+    pub fn notice(&mut self, now: Now) {
+        for (name, meddling) in self.world.noticed() {
+            self.follow(name, meddling, now);
+        }
+    }
+
+    fn follow(&mut self, name: &'static str, meddling: Meddling, now: Now) {
+        let Meddling {
+            by,
+            is_frame,
+            mut is_emptied,
+            added,
+            removed,
+        } = meddling;
+        let removed: Vec<Source> = removed
+            .into_iter()
+            .filter(|source| self.bans.get(*source).is_some())
+            .collect();
+        is_emptied |= self.is_flush(&removed);
+        if !is_frame && !is_emptied {
+            self.unban_by(&removed, &by, now);
+        }
+        if !is_frame {
+            self.ban_by(name, added, &by, now);
+        }
+        if is_frame || is_emptied {
+            self.put_right(name, &by, is_emptied, now);
+        }
+    }
+
+    /// Whether, of all bans that stand together, at least two, none was left. A single last one may have been meant.
+    fn is_flush(&self, removed: &[Source]) -> bool {
+        let is_alike = |one: Source, other: &Source| {
+            (one.address().is_ipv4(), one.prefix_len())
+                == (other.address().is_ipv4(), other.prefix_len())
+        };
+        removed.first().is_some_and(|first| {
+            let gone = removed.iter().filter(|it| is_alike(*first, it)).count();
+            gone >= 2 && gone == self.bans.count_like(*first)
+        })
+    }
+
+    fn unban_by(&mut self, sources: &[Source], by: &str, now: Now) {
+        if sources.is_empty() {
+            return;
+        }
+        if self.bans.len() == sources.len() {
+            warn!("{by} has taken the last ban out by hand, which counts as an unban");
+        }
+        self.lift(sources, Ending::Unban, by, now);
+        self.follow_up(now);
+    }
+
+    fn ban_by(&mut self, name: &'static str, added: Vec<Held>, by: &str, now: Now) {
+        let mut bans = Vec::new();
+        for mut held in added {
+            let source = held.source;
+            if held.reason == Some(Reason::Text(TEST.into())) {
+                continue;
+            }
+            if let Some(friend) = self.guard.friend(source) {
+                warn!(
+                    "{by} has banned {source}, which is never banned ({friend}): it is let in again"
+                );
+                self.world.unban(&[source], now);
+                continue;
+            }
+            held.reason
+                .get_or_insert_with(|| Reason::Text(format!("by {by}").into()));
+            let ban = held.into_ban(now);
+            match self.bans.get(source) {
+                Some(known) if is_same(known, &ban, now) => {}
+                None if self.is_full() => {
+                    let words = || {
+                        format!(
+                            "{by} has banned more than ban.limit allows: those stay in the kernel alone"
+                        )
+                    };
+                    self.complaints.add(About::Limit, now.mono, words);
+                }
+                _ => bans.push(ban),
+            }
+        }
+        if bans.is_empty() {
+            return;
+        }
+        self.counters.adopted += bans.len() as u64;
+        log_each(&bans, |ban| {
+            format!("{}, put into {name} by {by}", banned(ban))
+        });
+        for ban in &bans {
+            self.detector.forget(ban.source);
+            self.record(Record::Ban(ban.clone()), now.mono);
+            self.bans.insert(ban.clone());
+        }
+        if self.world.posts().len() > 1 {
+            self.world.ban(&bans.iter().collect::<Vec<_>>(), now);
+        }
+        self.follow_up(now);
+    }
+
+    /// Whether as many bans run as may.
+    pub(super) fn is_full(&self) -> bool {
+        let limit = usize::try_from(self.config.ban.limit).unwrap_or(usize::MAX);
+        self.bans.len() >= limit
+    }
+
+    /// Makes anew what is gone, and puts back all bans if they may be gone too.
+    fn put_right(&mut self, name: &'static str, by: &str, is_emptied: bool, now: Now) {
+        if !self.fights.may_go_on(name, now.mono) {
+            let words = || {
+                format!(
+                    "{by} takes away again and again what {name} has made: bans are not in force, and are put back only every {} s. \
+                     Find out what it does to the table, or give nftables.table another name",
+                    PAUSE.as_secs()
+                )
+            };
+            self.complaints.add(About::Fight, now.mono, words);
+            self.world.is_robbed(name, now);
+            return;
+        }
+        self.meddler = Some(by.to_owned());
+        self.world.look_at(name, now);
+        if is_emptied {
+            self.world.is_lost(name);
+        }
+        self.follow_up(now);
+        if self.meddler.take().is_some() {
+            info!("{name}: {by} has changed something there, which does no harm");
+        }
+    }
+
+    /// Looks whether what the responders have made stands, and whether some of the bans do that should, other ones each time:
+    /// for what nobody has told.
+    pub fn reconcile(&mut self, now: Now) {
+        self.verify(now);
+        let sample = self.bans.sample(self.reconciled_to, SAMPLE);
+        self.reconciled_to = sample.last().copied();
+        let soon = now.mono.later(SAME_END);
+        let lasting = sample.iter().filter(|(end, _)| *end > soon);
+        let sources: Vec<Source> = lasting.map(|(_, source)| *source).collect();
+        self.world.look_for(&sources);
+        self.follow_up(now);
+    }
+
+    /// Puts right what has waited for a fight to calm down.
+    pub(super) fn go_on_fighting(&mut self, now: Now) {
+        for name in self.fights.due(now.mono) {
+            self.world.look_at(name, now);
+            self.world.is_lost(name);
+        }
+    }
+}
+
+/// Whether a ban found in the world says what we know.
+fn is_same(known: &Ban, found: &Ban, now: Now) -> bool {
+    match (known.left(now), found.left(now)) {
+        (None, None) => true,
+        (Some(known), Some(found)) => known.abs_diff(found) <= SAME_END,
+        _ => false,
+    }
+}

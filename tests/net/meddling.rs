@@ -1,0 +1,187 @@
+//! What other programs and admins do to our table: by hand it counts, wholesale it is put right.
+
+use serde_json::{Value, json};
+
+use crate::lab::{Daemon, Host, eventually};
+
+const A: &str = "203.0.113.7";
+const B: &str = "203.0.113.8";
+
+/// A daemon with two bans in force, for an hour each.
+fn with_two_bans(host: &Host) -> Daemon<'_> {
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", A, "--for", "1h"]);
+    daemon.ok(&["ban", B, "--for", "1h"]);
+    daemon
+}
+
+fn both_stand(host: &Host) -> Option<()> {
+    let stands = |key| {
+        let element = host.element("banned4", key)?;
+        // The remaining time, not a new hour.
+        assert!(element.expires.is_some_and(|left| left <= 3600));
+        Some(())
+    };
+    stands(A).and(stands(B))
+}
+
+fn drops(host: &Host) -> bool {
+    let rules = host.try_nft("list table inet portsentry");
+    String::from_utf8_lossy(&rules.stdout).contains("ip saddr @banned4 counter")
+}
+
+/// The last row of history for this source.
+fn last_row(daemon: &Daemon<'_>, source: &str) -> Value {
+    let history = daemon.json("history");
+    let rows = history.as_array().expect("it is a list");
+    let of = rows.iter().find(|row| row["source"] == source);
+    of.cloned().unwrap_or(Value::Null)
+}
+
+#[test]
+fn whatever_takes_bans_away_wholesale_is_put_right_at_once() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    for (n, damage) in (0_u64..).zip([
+        "flush ruleset",
+        "delete table inet portsentry",
+        "flush set inet portsentry banned4",
+        "flush table inet portsentry",
+        "flush chain inet portsentry prerouting; delete set inet portsentry banned4",
+        "delete element inet portsentry banned4 { 203.0.113.7, 203.0.113.8 }",
+        "add chain inet portsentry another",
+        "flush ruleset",
+    ]) {
+        host.nft(damage);
+        eventually(&format!("all is back after {damage}"), || {
+            (drops(host) && both_stand(host).is_some()).then_some(())
+        });
+        let repaired = || daemon.counter("repairs") > n;
+        eventually(&format!("{damage} is counted"), || repaired().then_some(()));
+        let status = daemon.json("status");
+        assert_eq!(
+            (&status["intended"], &status["enforced"]),
+            (&json!(2), &json!(2))
+        );
+        assert_eq!(status["state"], "enforcing", "{status}");
+    }
+    let log = daemon.log();
+    assert!(log.contains("nftables: nft pid "), "{log}");
+    assert!(log.contains("putting 2 back"), "{log}");
+    assert_eq!(daemon.json("history").as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn an_element_that_is_deleted_by_hand_is_an_unban() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    host.nft("delete element inet portsentry banned4 { 203.0.113.7 }");
+    eventually("it is unbanned", || (daemon.banned() == [B]).then_some(()));
+    let row = last_row(&daemon, A);
+    assert!(row.to_string().contains("nft pid "), "{row}");
+    host.nft("delete element inet portsentry banned4 { 203.0.113.8 }");
+    eventually("so is the last one", || {
+        daemon.banned().is_empty().then_some(())
+    });
+    assert_eq!(daemon.json("status")["counters"]["repairs"], 0);
+    assert!(daemon.log().contains("counts as an unban"));
+}
+
+#[test]
+fn an_element_that_is_added_by_hand_is_a_ban() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    host.nft("add element inet portsentry banned4 { 203.0.113.7 timeout 1h comment \"I do not like it\" }");
+    host.nft("add element inet portsentry banned4 { 203.0.113.8 }");
+    eventually("both are bans", || {
+        (daemon.banned().len() == 2).then_some(())
+    });
+    let row = last_row(&daemon, A);
+    assert!(row.to_string().contains("I do not like it"), "{row}");
+    assert_eq!(row["origin"], "adopted");
+    let row = last_row(&daemon, B);
+    assert!(row.to_string().contains("by nft pid "), "{row}");
+    assert!(daemon.ok(&["list"]).contains("permanent"));
+    host.nft("flush ruleset");
+    eventually("they are put back as any", || both_stand_or_last(host));
+    daemon.kill9();
+    host.nft("flush ruleset");
+    daemon.restart();
+    eventually("also after a restart", || both_stand_or_last(host));
+}
+
+fn both_stand_or_last(host: &Host) -> Option<()> {
+    (host.elements("banned4").len() == 2).then_some(())
+}
+
+#[test]
+fn a_friend_that_somebody_bans_by_hand_is_let_in_again() {
+    let host = &Host::new("host");
+    let daemon = Daemon::new(host, "ignore.addresses = [\"203.0.113.0/24\"]");
+    let mut daemon = daemon;
+    daemon.restart();
+    host.nft("add element inet portsentry banned4 { 203.0.113.7 }");
+    eventually("it is let in again", || {
+        host.elements("banned4").is_empty().then_some(())
+    });
+    assert!(daemon.banned().is_empty());
+    eventually("it is told", || {
+        daemon.log().contains("is never banned").then_some(())
+    });
+}
+
+#[test]
+fn who_takes_the_table_away_for_ever_is_told_of_and_not_fought_for_ever() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    for _ in 0..11 {
+        eventually("the table is there", || {
+            host.try_nft("delete table inet portsentry")
+                .status
+                .success()
+                .then_some(())
+        });
+    }
+    let status = eventually("status says so", || {
+        let status = daemon.command(&["status"]);
+        status.out.contains("again and again").then_some(status)
+    });
+    assert!(status.out.contains("nft pid "), "{status:?}");
+}
+
+#[test]
+fn a_table_of_our_name_that_somebody_else_makes_is_told_of_and_left_alone() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    host.nft("flush ruleset; add table inet portsentry");
+    let status = eventually("status tells", || {
+        let status = daemon.command(&["status"]);
+        (status.status == 1).then_some(status)
+    });
+    assert!(status.out.contains("somebody else made it"), "{status:?}");
+    assert!(
+        status.out.contains("0 in force of 2 intended"),
+        "{status:?}"
+    );
+    assert!(!drops(host));
+    host.nft("delete table inet portsentry");
+    eventually("all is back", || both_stand(host));
+    eventually("status agrees", || {
+        (daemon.command(&["status"]).status == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_table_that_is_saved_and_loaded_again_keeps_its_bans() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    let saved = host.nft("list table inet portsentry");
+    let file = daemon.path("saved.nft");
+    std::fs::write(&file, format!("flush ruleset\n{saved}")).expect("the directory is ours");
+    let loaded = host.command("nft").arg("-f").arg(&file).status();
+    assert!(loaded.is_ok_and(|status| status.success()));
+    eventually("all is back", || {
+        (drops(host) && both_stand(host).is_some()).then_some(())
+    });
+    assert_eq!(daemon.banned(), [A, B]);
+}
