@@ -49,7 +49,6 @@ fn whatever_takes_bans_away_wholesale_is_put_right_at_once() {
         "flush table inet portsentry",
         "flush chain inet portsentry prerouting; delete set inet portsentry banned4",
         "delete element inet portsentry banned4 { 203.0.113.7, 203.0.113.8 }",
-        "add chain inet portsentry another",
         "flush ruleset",
     ]) {
         host.nft(damage);
