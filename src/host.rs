@@ -1,7 +1,7 @@
 //! [`Host`]: the addresses and links of this host, kept current by the kernel's own events.
 //!
 //! Its rooms: [`Facts`] is what is known, [`Services`] asks who uses a port, [`FileWatch`] sees files change.
-//! [`Routes`] finds routes that were set by hand.
+//! [`Routes`] finds routes that were set by hand, [`DeadEnds`] has routes of our own.
 //! Facts only; what follows from them is for `guard` and `policy`. No resolvers or sessions yet.
 
 use std::io::{self, ErrorKind};
@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_sys::constants::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 
+pub use self::dead_ends::{Course, DeadEnd, DeadEnds, Passage};
 pub use self::facts::{Address, Facts, Link};
 pub use self::flows::Flows;
 pub use self::names::Names;
@@ -17,6 +18,7 @@ pub use self::routes::{HostRoute, Routes, Way};
 pub use self::services::Services;
 pub use self::watch::FileWatch;
 
+mod dead_ends;
 mod facts;
 mod flows;
 mod inet_diag;

@@ -1,4 +1,4 @@
-//! [`Conversation`]: one question to the kernel and all of its answers, within a time limit.
+//! [`Conversation`]: questions to the kernel and all of their answers, within a time limit.
 //!
 //! Knows framing, sequence numbers, errors and ends; what questions and answers mean is for its callers.
 
@@ -15,10 +15,11 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// A netlink socket that is asked one thing at a time. Opened when first needed, and anew after a failure, so that
-/// late answers, or a list that was not read to its end, never meet the next question.
+/// A netlink socket that is asked one thing at a time, or many that are answered one by one. Opened when first needed, and
+/// anew after a failure, so that late answers, or a list that was not read to its end, never meet the next question.
 pub(super) struct Conversation {
     protocol: isize,
+    strict: bool,
     socket: Option<Socket>,
     sequence: u32,
     request: Vec<u8>,
@@ -34,6 +35,16 @@ pub(super) enum Answered {
     Interrupted,
     /// The kernel said no.
     Refused(Errno),
+}
+
+impl Answered {
+    /// What the kernel says to a question that is no list.
+    pub(super) fn into_result(self) -> Result<(), Errno> {
+        match self {
+            Self::Whole | Self::Interrupted => Ok(()),
+            Self::Refused(errno) => Err(errno),
+        }
+    }
 }
 
 /// The step of a netlink conversation that failed.
@@ -65,6 +76,10 @@ pub(super) const BUFFER: usize = 64 * 1024;
 /// Time for one question with all its answers.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Questions in one datagram. The kernel answers all of them before we read the first answer, and what does not fit into
+/// the socket's receive buffer (208 KiB, where nobody set another one; some 260 acknowledgements) is lost.
+const MANY: usize = 64;
+
 /// nlmsghdr's length, and where messages in a datagram begin.
 const HEADER: usize = 16;
 const ALIGN: usize = 4;
@@ -73,10 +88,20 @@ impl Conversation {
     pub(super) fn new(protocol: isize) -> Self {
         Self {
             protocol,
+            strict: false,
             socket: None,
             sequence: 0,
             request: Vec::new(),
             buffer: Vec::with_capacity(BUFFER),
+        }
+    }
+
+    /// A conversation in which the kernel heeds all that a question says: lists are of that kind only which the question's
+    /// header asks for. What does not belong there is refused.
+    pub(super) fn strict(protocol: isize) -> Self {
+        Self {
+            strict: true,
+            ..Self::new(protocol)
         }
     }
 
@@ -85,60 +110,80 @@ impl Conversation {
         &mut self,
         question: Q,
         flags: u16,
-        each: impl FnMut(&[u8]),
-    ) -> Result<Answered, Error> {
-        let answered = self.exchange(question, flags, each);
-        if answered.is_err() {
-            self.socket = None;
-        }
-        answered
-    }
-
-    fn exchange<Q: NetlinkSerializable>(
-        &mut self,
-        question: Q,
-        flags: u16,
         mut each: impl FnMut(&[u8]),
     ) -> Result<Answered, Error> {
+        let mut answered = self.exchange([question], flags, &mut |_, answer| each(answer))?;
+        Ok(answered.pop().unwrap_or(Answered::Whole))
+    }
+
+    /// Asks many questions, and hands the payload of each answer to `each`, with the number of its question. How each
+    /// ended, in their order: one that is refused does not keep the others from being asked.
+    pub(super) fn ask_many<Q: NetlinkSerializable>(
+        &mut self,
+        questions: impl IntoIterator<Item = Q>,
+        flags: u16,
+        mut each: impl FnMut(usize, &[u8]),
+    ) -> Result<Vec<Answered>, Error> {
+        let mut questions = questions.into_iter().peekable();
+        let mut answered = Vec::new();
+        while questions.peek().is_some() {
+            let before = answered.len();
+            let some = questions.by_ref().take(MANY);
+            let mut each = |number, answer: &[u8]| each(before + number, answer);
+            answered.extend(self.exchange(some, flags, &mut each)?);
+        }
+        Ok(answered)
+    }
+
+    /// One datagram out, and answers until all its questions have their last.
+    fn exchange<Q: NetlinkSerializable>(
+        &mut self,
+        questions: impl IntoIterator<Item = Q>,
+        flags: u16,
+        each: &mut impl FnMut(usize, &[u8]),
+    ) -> Result<Vec<Answered>, Error> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
-            None => open(self.protocol).map_err(Error::Open)?,
+            None => self.open().map_err(Error::Open)?,
         };
-        let socket = self.socket.insert(socket);
-
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
-        message.finalize();
+        let mut pending = Pending::from(self.sequence.wrapping_add(1));
         self.request.clear();
-        self.request.resize(message.buffer_len(), 0);
-        message.serialize(&mut self.request);
+        for question in questions {
+            self.sequence = self.sequence.wrapping_add(1);
+            pending.ends.push(None);
+            let mut header = NetlinkHeader::default();
+            header.flags = NLM_F_REQUEST | flags;
+            header.sequence_number = self.sequence;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
+            message.finalize();
+            let begin = self.request.len();
+            let end = begin + message.buffer_len().next_multiple_of(ALIGN);
+            self.request.resize(end, 0);
+            message.serialize(&mut self.request[begin..]);
+        }
         socket
             .send_to(&self.request, &SocketAddr::new(0, 0), libc::MSG_DONTWAIT)
             .map_err(Error::Send)?;
 
         let deadline = Instant::now() + PATIENCE;
-        let mut interrupted = false;
-        loop {
-            receive(socket, &mut self.buffer, deadline)?;
-            let end = read(&self.buffer, self.sequence, &mut interrupted, &mut each)?;
-            match end {
-                Some(Answered::Whole) if interrupted => return Ok(Answered::Interrupted),
-                Some(end) => return Ok(end),
-                None => {}
-            }
+        while pending.ends.contains(&None) {
+            receive(&socket, &mut self.buffer, deadline)?;
+            pending.read(&self.buffer, each)?;
         }
+        self.socket = Some(socket);
+        Ok(pending.ends.into_iter().flatten().collect())
     }
-}
 
-fn open(protocol: isize) -> io::Result<Socket> {
-    let mut socket = Socket::new(protocol)?;
-    // An error then comes without a copy of the question.
-    socket.set_cap_ack(true)?;
-    socket.bind_auto()?;
-    Ok(socket)
+    fn open(&self) -> io::Result<Socket> {
+        let mut socket = Socket::new(self.protocol)?;
+        // An error then comes without a copy of the question.
+        socket.set_cap_ack(true)?;
+        if self.strict {
+            socket.set_netlink_get_strict_chk(true)?;
+        }
+        socket.bind_auto()?;
+        Ok(socket)
+    }
 }
 
 /// Puts the next datagram from the kernel into `buffer`. The kernel answers while it takes the question in, so that
@@ -172,52 +217,68 @@ fn receive(socket: &Socket, buffer: &mut Vec<u8>, deadline: Instant) -> Result<(
     }
 }
 
-/// Goes through the messages of a datagram; `Some` if one of them was the last word on question `sequence`.
-fn read(
-    mut bytes: &[u8],
-    sequence: u32,
-    interrupted: &mut bool,
-    each: &mut impl FnMut(&[u8]),
-) -> Result<Option<Answered>, Error> {
-    while bytes.len() >= HEADER {
-        let message = NetlinkBuffer::new_checked(bytes)
-            .map_err(|_| Error::Garbled("a message's length is wrong"))?;
-        let length = usize::try_from(message.length())
-            .map_err(|_| Error::Garbled("a message's length is wrong"))?;
-        bytes = bytes
-            .get(length.next_multiple_of(ALIGN)..)
-            .unwrap_or_default();
-        if message.sequence_number() != sequence {
-            continue;
+/// The questions of a datagram, and how far they are answered.
+struct Pending {
+    /// The first one's sequence number.
+    first: u32,
+    ends: Vec<Option<Answered>>,
+    interrupted: bool,
+}
+
+impl Pending {
+    fn from(first: u32) -> Self {
+        Self {
+            first,
+            ends: Vec::new(),
+            interrupted: false,
         }
-        *interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-        let payload = message.payload();
-        let end = |code: i32| match code {
-            0 => Answered::Whole,
-            code => Answered::Refused(Errno::from_raw(code.saturating_neg())),
-        };
-        match message.message_type() {
-            NLMSG_NOOP => {}
-            NLMSG_OVERRUN => return Err(Error::Garbled("data was lost")),
-            NLMSG_ERROR => {
-                let error = ErrorBuffer::new_checked(payload)
-                    .map_err(|_| Error::Garbled("an error without a code"))?;
-                return Ok(Some(end(error.code().map_or(0, i32::from))));
-            }
-            NLMSG_DONE => {
-                // A list can end in an error too (net/netlink/af_netlink.c, netlink_dump_done).
-                let code = DoneBuffer::new_checked(payload).map_or(0, |done| done.code());
-                return Ok(Some(end(code.min(0))));
-            }
-            _ => {
-                each(payload);
-                if message.flags() & NLM_F_MULTIPART == 0 {
-                    return Ok(Some(Answered::Whole));
+    }
+
+    /// Goes through the messages of a datagram.
+    fn read(&mut self, mut bytes: &[u8], each: &mut impl FnMut(usize, &[u8])) -> Result<(), Error> {
+        while bytes.len() >= HEADER {
+            let message = NetlinkBuffer::new_checked(bytes)
+                .map_err(|_| Error::Garbled("a message's length is wrong"))?;
+            let length = usize::try_from(message.length())
+                .map_err(|_| Error::Garbled("a message's length is wrong"))?;
+            bytes = bytes
+                .get(length.next_multiple_of(ALIGN)..)
+                .unwrap_or_default();
+            let number = message.sequence_number().wrapping_sub(self.first);
+            let number = usize::try_from(number).unwrap_or(usize::MAX);
+            let Some(end @ None) = self.ends.get_mut(number) else {
+                continue;
+            };
+            self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+            let payload = message.payload();
+            let answered = |code: i32| match code {
+                0 if self.interrupted => Answered::Interrupted,
+                0 => Answered::Whole,
+                code => Answered::Refused(Errno::from_raw(code.saturating_neg())),
+            };
+            match message.message_type() {
+                NLMSG_NOOP => {}
+                NLMSG_OVERRUN => return Err(Error::Garbled("data was lost")),
+                NLMSG_ERROR => {
+                    let error = ErrorBuffer::new_checked(payload)
+                        .map_err(|_| Error::Garbled("an error without a code"))?;
+                    *end = Some(answered(error.code().map_or(0, i32::from)));
+                }
+                NLMSG_DONE => {
+                    // A list can end in an error too (net/netlink/af_netlink.c, netlink_dump_done).
+                    let code = DoneBuffer::new_checked(payload).map_or(0, |done| done.code());
+                    *end = Some(answered(code.min(0)));
+                }
+                _ => {
+                    each(number, payload);
+                    if message.flags() & NLM_F_MULTIPART == 0 {
+                        *end = Some(answered(0));
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -241,11 +302,14 @@ mod tests {
 
     fn read_all(bytes: &[u8]) -> (Option<Answered>, bool, Vec<Vec<u8>>) {
         let mut seen = Vec::new();
-        let mut interrupted = false;
-        let end = read(bytes, 7, &mut interrupted, &mut |payload| {
-            seen.push(payload.to_vec());
-        });
-        (end.unwrap(), interrupted, seen)
+        let mut pending = Pending {
+            ends: vec![None],
+            ..Pending::from(7)
+        };
+        pending
+            .read(bytes, &mut |_, payload| seen.push(payload.to_vec()))
+            .unwrap();
+        (pending.ends.remove(0), pending.interrupted, seen)
     }
 
     #[test]
@@ -267,6 +331,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_many_questions_each_has_its_own_end() {
+        let mut pending = Pending {
+            ends: vec![None, None, None],
+            ..Pending::from(u32::MAX)
+        };
+        let mut seen = Vec::new();
+        let mut each = |number, payload: &[u8]| seen.push((number, payload.to_vec()));
+        let code = |errno: i32| errno.to_ne_bytes();
+        let mut bytes = message(NLMSG_ERROR, 0, 1, &code(0));
+        bytes.extend(message(24, 0, u32::MAX, b"road"));
+        bytes.extend(message(NLMSG_ERROR, 0, 2, &code(-libc::EPERM)));
+        pending.read(&bytes, &mut each).unwrap();
+        assert_eq!(
+            pending.ends,
+            [Some(Answered::Whole), None, Some(Answered::Whole)]
+        );
+        let bytes = message(NLMSG_ERROR, 0, 0, &code(-libc::EEXIST));
+        pending.read(&bytes, &mut each).unwrap();
+        assert_eq!(pending.ends[1], Some(Answered::Refused(Errno::EEXIST)));
+        assert_eq!(seen, [(0, b"road".to_vec())]);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(
@@ -281,7 +368,11 @@ mod tests {
             for (to, from) in bytes.iter_mut().zip(length.to_ne_bytes()) {
                 *to = from;
             }
-            let _ = read(&bytes, 7, &mut false, &mut |_| {});
+            let mut pending = Pending {
+                ends: vec![None, None],
+                ..Pending::from(7)
+            };
+            let _ = pending.read(&bytes, &mut |_, _| {});
         }
     }
 }

@@ -48,15 +48,15 @@ pub enum Way {
 }
 
 /// What can be kept, far beyond what hosts have.
-const MAX_ROUTES: usize = 1 << 20;
+pub(super) const MAX_ROUTES: usize = 1 << 20;
 
 // include/uapi/linux/rtnetlink.h
-const RTA_DST: u16 = 1;
-const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 
 /// Bytes of `struct rtmsg`.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 
 impl Routes {
     /// Asks nothing yet.
@@ -145,7 +145,7 @@ impl fmt::Display for Way {
     }
 }
 
-fn attribute(address: IpAddr) -> RouteAddress {
+pub(super) fn attribute(address: IpAddr) -> RouteAddress {
     match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
@@ -190,7 +190,7 @@ fn read(answer: &[u8]) -> Option<HostRoute> {
     })
 }
 
-fn address(value: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(value: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))
         .ok()
