@@ -305,6 +305,8 @@ pub enum OnStop {
 pub enum ResponderKind {
     /// An nftables set with timeouts.
     Nftables,
+    /// Routes that lead nowhere.
+    Route,
     /// Lines in `/etc/hosts.deny`.
     HostsDeny,
     /// The admin's own programs.
@@ -313,13 +315,14 @@ pub enum ResponderKind {
 
 impl ResponderKind {
     /// All there are.
-    pub const ALL: &[Self] = &[Self::Nftables, Self::HostsDeny, Self::Command];
+    pub const ALL: &[Self] = &[Self::Nftables, Self::Route, Self::HostsDeny, Self::Command];
 
     /// As in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
+            Self::Route => "route",
             Self::HostsDeny => "hosts-deny",
             Self::Command => "command",
         }
@@ -660,11 +663,13 @@ impl Config {
         if old.ban.uses(ResponderKind::Nftables) {
             self.nftables = old.nftables.clone();
         }
+        if old.ban.uses(ResponderKind::Route) {
+            self.route = old.route.clone();
+        }
         if old.ban.uses(ResponderKind::HostsDeny) {
             self.hosts_deny = old.hosts_deny.clone();
         }
         self.iptables = old.iptables.clone();
-        self.route = old.route.clone();
         self.command = old.command.clone();
         self.history = old.history.clone();
         self.control = old.control.clone();
@@ -794,7 +799,10 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             uses(ResponderKind::Nftables) && old.nftables.optional != new.nftables.optional,
         ),
         ("iptables", old.iptables != new.iptables),
-        ("route", old.route != new.route),
+        (
+            "route",
+            uses(ResponderKind::Route) && old.route != new.route,
+        ),
         (
             "hosts-deny",
             uses(ResponderKind::HostsDeny) && old.hosts_deny != new.hosts_deny,

@@ -16,6 +16,7 @@ use std::time::Duration;
 pub mod command;
 pub mod hosts_deny;
 pub mod nftables;
+pub mod route;
 pub mod site;
 pub mod worker;
 
@@ -260,7 +261,7 @@ pub struct Readiness {
 enum Place {
     /// Here: it takes microseconds.
     Here(Box<dyn Responder>),
-    /// On a thread of its own: it writes files, or runs programs.
+    /// On a thread of its own: it writes files, or runs programs, or has much to read.
     Anywhere(Box<dyn Responder + Send>),
 }
 
@@ -304,6 +305,11 @@ impl Responders {
                 ResponderKind::Nftables => {
                     let nftables = nftables::Nftables::open(&config.nftables, &config.ban)?;
                     (Place::Here(Box::new(nftables)), config.nftables.optional)
+                }
+                // It reads the host's routes, which may be many.
+                ResponderKind::Route => {
+                    let route = route::Route::new(&config.route);
+                    (Place::Anywhere(Box::new(route)), config.route.optional)
                 }
                 ResponderKind::HostsDeny => {
                     let file = hosts_deny::HostsDeny::open(&config.hosts_deny)?;
@@ -368,7 +374,7 @@ impl Responders {
         }
     }
 
-    /// Sends those to threads of their own that write files or run programs. Threads have the rights of the one that calls.
+    /// Sends those to threads of their own that may take their time. Threads have the rights of the one that calls.
     ///
     /// # Errors
     /// When the system has no thread or no descriptor left.

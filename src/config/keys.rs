@@ -167,6 +167,7 @@ const UNITS: &[(&str, Unit)] = &[("ports", Unit::Ports), ("hits", Unit::Hits)];
 const ON_STOP: &[(&str, OnStop)] = &[("keep", OnStop::Keep), ("remove", OnStop::Remove)];
 const RESPONDERS: &[(&str, ResponderKind)] = &[
     named(ResponderKind::Nftables),
+    named(ResponderKind::Route),
     named(ResponderKind::HostsDeny),
     named(ResponderKind::Command),
 ];
@@ -246,7 +247,7 @@ const fn named(kind: ResponderKind) -> (&'static str, ResponderKind) {
 
 fn responders(value: &Value<'_>) -> Result<Vec<ResponderKind>, Faults> {
     let responders = value.list("[\"nftables\"]", |element| {
-        element.word(RESPONDERS, &["iptables", "route"])
+        element.word(RESPONDERS, &["iptables"])
     })?;
     if responders.is_empty() {
         return Err(value.fault(
@@ -445,11 +446,7 @@ mod tests {
             ("ban.limit = 10000001", "from 1 to 10000000, not"),
             (
                 "ban.responders = [\"iptables\"]",
-                "responders \"iptables\" is not available in this version; known: \"nftables\", \"hosts-deny\", \"command\"",
-            ),
-            (
-                "ban.responders = [\"route\"]",
-                "responders \"route\" is not available in this version",
+                "responders \"iptables\" is not available in this version; known: \"nftables\", \"route\", \"hosts-deny\", \"command\"",
             ),
             ("ban.responders = []", "ban.responders is empty"),
             (

@@ -40,6 +40,9 @@ mod responders;
 /// Lines in hosts.deny.
 mod wrappers;
 
+/// Routes that lead nowhere.
+mod route;
+
 /// Stops, restarts and crashes: what stays, what comes back.
 mod restart;
 

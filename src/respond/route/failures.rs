@@ -1,0 +1,57 @@
+//! [`Failures`]: what became of the parts of a call that failed, as one error.
+
+use crate::respond::Error;
+use crate::source::Source;
+
+/// The sources that a call could not serve, each with the reason.
+pub(super) struct Failures {
+    what: &'static str,
+    of: usize,
+    sources: Vec<Source>,
+    /// Of the first [`NAMED`] of them.
+    words: Vec<String>,
+}
+
+/// Failures that a message names; of more it gives the number.
+const NAMED: usize = 3;
+
+impl Failures {
+    /// None so far, of a call that is to do `what` (`ban`) for this many.
+    pub(super) fn new(what: &'static str, of: usize) -> Self {
+        Self {
+            what,
+            of,
+            sources: Vec::new(),
+            words: Vec::new(),
+        }
+    }
+
+    pub(super) fn note(&mut self, source: Source, words: String) {
+        self.sources.push(source);
+        if self.words.len() < NAMED {
+            self.words.push(format!("{source}: {words}"));
+        }
+    }
+
+    /// `Ok` where there were none.
+    pub(super) fn into_result(self, responder: &'static str) -> Result<(), Error> {
+        let (what, failed) = (self.what, self.sources.len());
+        if failed == 0 {
+            return Ok(());
+        }
+        let mut message = format!("cannot {what} ");
+        if self.of > 1 {
+            message += &format!("{failed} of {}: ", self.of);
+        }
+        message += &self.words.join("; ");
+        if failed > self.words.len() {
+            message += &format!("; and {} more", failed - self.words.len());
+        }
+        Err(Error {
+            responder,
+            message,
+            full: false,
+            sources: self.sources,
+        })
+    }
+}
