@@ -4,7 +4,7 @@
 //! are made and found is `host`'s business. They neither end by themselves nor know why they are there.
 
 mod failures;
-mod landmarks;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -15,21 +15,26 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use self::failures::Failures;
-use self::landmarks::{Landmark, Landmarks};
+use self::survey::{Landmark, Survey};
 use super::{Deed, Error, Held, HeldClock, Holdings, Prepared, Responder};
 use crate::clock::Now;
 use crate::config::{self, RouteKind};
-use crate::host::{Course, DeadEnd, DeadEnds};
+use crate::host::{self, Course, DeadEnd, DeadEnds};
 use crate::policy::Ban;
 use crate::source::Source;
 
 /// As in the configuration.
 const NAME: &str = "route";
 
+/// Why a route to a link-local address is none.
+const LINK_LOCAL: &str =
+    "packets to link-local addresses go by their link, whatever routes there are";
+
 /// Bans as routes that lead nowhere.
 pub struct Route {
     kernel: DeadEnds,
     kind: RouteKind,
+    survey: Survey,
     /// Who had a route of ours when the kernel was last asked or told.
     held: HashSet<Source>,
     /// Whether some of these were found gone since somebody last asked.
@@ -43,6 +48,7 @@ impl Route {
         Self {
             kernel: DeadEnds::new(settings.kind),
             kind: settings.kind,
+            survey: Survey::default(),
             held: HashSet::new(),
             lost: false,
         }
@@ -53,13 +59,16 @@ impl Route {
         let Some(like) = sources.first().map(|source| source.address()) else {
             return Ok(());
         };
-        let landmarks = self.landmarks(like)?;
+        let landmarks = self.survey.of(like, &mut self.kernel).map_err(told)?;
         sources.retain(|source| {
-            let landmark = landmarks.against(*source);
-            if let Some(landmark) = &landmark {
-                failures.note(*source, landmark.to_string());
+            let landmark = landmarks.against(*source).map(|it| it.to_string());
+            let obstacle =
+                landmark.or_else(|| is_link_local(*source).then(|| LINK_LOCAL.to_owned()));
+            let is_free = obstacle.is_none();
+            if let Some(obstacle) = obstacle {
+                failures.note(*source, obstacle);
             }
-            landmark.is_none()
+            is_free
         });
         self.add(&mut sources, failures)?;
         let addresses: Vec<IpAddr> = sources.iter().map(|source| source.address()).collect();
@@ -145,16 +154,17 @@ impl Route {
 
     /// Takes away those routes that would cut off what came to be needed after they were made.
     fn give_way(&mut self) -> Result<(), Error> {
+        self.survey = Survey::default();
         let mut in_the_way = Vec::new();
         for like in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
             let is_like = |source: &&Source| source.address().is_ipv4() == like.is_ipv4();
             if !self.held.iter().any(|source| is_like(&source)) {
                 continue;
             }
-            let landmarks = self.landmarks(like)?;
+            let landmarks = self.survey.of(like, &mut self.kernel).map_err(told)?;
             for source in self.held.iter().filter(is_like) {
                 match landmarks.against(*source) {
-                    None | Some(Landmark::Narrower(_) | Landmark::LinkLocal) => {}
+                    None | Some(Landmark::Narrower(..)) => {}
                     Some(landmark) => {
                         tracing::warn!("route: taken away from {source}: {landmark}");
                         in_the_way.push(*source);
@@ -170,12 +180,6 @@ impl Route {
         let mut failures = Failures::new("remove the routes of", in_the_way.len());
         self.take(&in_the_way, &mut failures)?;
         failures.into_result(NAME)
-    }
-
-    fn landmarks(&mut self, like: IpAddr) -> Result<Landmarks, Error> {
-        let passages = self.kernel.passages(like);
-        let passages = passages.map_err(|why| trouble(why.to_string()))?;
-        Ok(Landmarks::of(&passages))
     }
 
     fn listed(&mut self) -> Result<HashSet<Source>, Error> {
@@ -280,7 +284,18 @@ fn held(source: Source) -> Held {
 }
 
 fn list(kernel: &mut DeadEnds) -> Result<Vec<DeadEnd>, Error> {
-    kernel.list().map_err(|why| trouble(why.to_string()))
+    kernel.list().map_err(told)
+}
+
+fn told(why: host::Error) -> Error {
+    trouble(why.to_string())
+}
+
+fn is_link_local(source: Source) -> bool {
+    match source.address() {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 fn nets(sources: &[Source]) -> Vec<IpNet> {

@@ -185,7 +185,7 @@ fn what_this_host_needs_is_never_cut_off_and_the_others_are_banned() {
         ("10.9.0.128/25", "the gateway 10.9.0.253"),
         ("2001:db8:9::254", "the gateway 2001:db8:9::254"),
         ("10.9.0.1", "this host's own 10.9.0.1"),
-        ("127.0.0.0/8", "this host's own 127.0.0.0"),
+        ("127.0.0.0/8", "this host's own 127.0.0.0/8"),
         ("2001:db8:9::1", "this host's own 2001:db8:9::1"),
         ("10.9.0.16/28", ""),
         ("2001:db8:9::/64", "the gateway 2001:db8:9::253"),

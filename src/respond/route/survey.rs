@@ -1,78 +1,110 @@
-//! [`Landmarks`]: what a dead end must not cut off, and what it could not cut off, from the routes of this host.
+//! [`Survey`]: what a dead end must not cut off, and what it could not cut off, from the routes of this host.
 //!
-//! Pure: it is handed the routes, and tells of one source at a time.
+//! It reads them no more often than it can afford, and tells of one source at a time.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Instant;
 
-use crate::host::Passage;
+use ipnet::IpNet;
+
+use crate::host::{DeadEnds, Error, Passage};
 use crate::source::Source;
 
+/// The landmarks of each family, as they were when last read.
+#[derive(Default)]
+pub(super) struct Survey([Option<Kept>; 2]);
+
+struct Kept {
+    landmarks: Landmarks,
+    until: Instant,
+}
+
 /// The places on the way, by address.
-pub(super) struct Landmarks(Vec<(IpAddr, u8, Landmark)>);
+pub(super) struct Landmarks(Vec<Landmark>);
 
 /// Why there cannot be a dead end for a source.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Landmark {
     /// A router of ours lives there.
     Gateway(IpAddr),
     /// It is, or has in it, an address of our own.
-    Own(IpAddr),
+    Own(IpNet),
     /// We are connected to all of this prefix.
-    Connected(String),
-    /// A narrower route would still lead there.
-    Narrower(String),
-    /// Packets go by the link that they name, and meet no route.
-    LinkLocal,
+    Connected(IpNet),
+    /// A narrower route would still lead there, by this gateway.
+    Narrower(IpNet, IpAddr),
+}
+
+/// What was read is used for so many times as long as reading took: a moment on most hosts, seconds where there are a
+/// million routes. So no flood of scanners has us do nothing but read.
+const KEPT_FOR: u32 = 10;
+
+impl Survey {
+    /// The landmarks of the family of `like`.
+    pub(super) fn of(&mut self, like: IpAddr, kernel: &mut DeadEnds) -> Result<&Landmarks, Error> {
+        let begin = Instant::now();
+        let kept = &mut self.0[usize::from(like.is_ipv6())];
+        let kept = match kept.take().filter(|kept| begin < kept.until) {
+            Some(good) => kept.insert(good),
+            None => {
+                let landmarks = Landmarks::of(&kernel.passages(like)?);
+                let until = Instant::now() + begin.elapsed() * KEPT_FOR;
+                kept.insert(Kept { landmarks, until })
+            }
+        };
+        Ok(&kept.landmarks)
+    }
 }
 
 impl Landmarks {
     /// Those that these routes show.
-    pub(super) fn of(passages: &[Passage]) -> Self {
-        let mut all = Vec::new();
+    fn of(passages: &[Passage]) -> Self {
+        let gateways: BTreeSet<IpAddr> = passages
+            .iter()
+            .flat_map(|it| &it.gateways)
+            .copied()
+            .collect();
+        let mut all: Vec<Landmark> = gateways.into_iter().map(Landmark::Gateway).collect();
         for passage in passages {
-            let (first, length) = (passage.to.network(), passage.to.prefix_len());
-            for gateway in &passage.gateways {
-                let length = if gateway.is_ipv4() { 32 } else { 128 };
-                all.push((*gateway, length, Landmark::Gateway(*gateway)));
-            }
             if passage.is_own {
-                all.push((first, length, Landmark::Own(first)));
-            } else if passage.gateways.is_empty() {
-                all.push((first, length, Landmark::Connected(passage.to_string())));
-            } else if passage.is_in_main_table() {
-                all.push((first, length, Landmark::Narrower(passage.to_string())));
+                all.push(Landmark::Own(passage.to));
+            } else if let Some(gateway) = passage.gateways.first() {
+                let narrower = Landmark::Narrower(passage.to, *gateway);
+                all.extend(Some(narrower).filter(|_| passage.is_in_main_table()));
+            } else {
+                all.push(Landmark::Connected(passage.to));
             }
         }
-        all.sort_unstable();
-        all.dedup();
+        all.sort_unstable_by_key(|landmark| (landmark.to(), *landmark));
         Self(all)
     }
 
     /// What speaks most against a dead end for `source`; `None`: nothing.
     pub(super) fn against(&self, source: Source) -> Option<Landmark> {
-        if is_link_local(source) {
-            return Some(Landmark::LinkLocal);
-        }
-        let begin = self.0.partition_point(|(at, ..)| *at < source.address());
+        let first = |landmark: &Landmark| landmark.to().network();
+        let begin = self.0.partition_point(|it| first(it) < source.address());
         self.0[begin..]
             .iter()
-            .take_while(|(at, ..)| source.covers(*at))
-            .filter(|(_, length, landmark)| match landmark {
+            .take_while(|it| source.covers(first(it)))
+            .filter(|it| match it {
                 // Ours takes precedence over a route to the same prefix.
-                Landmark::Narrower(_) => *length > source.prefix_len(),
-                _ => *length >= source.prefix_len(),
+                Landmark::Narrower(to, _) => to.prefix_len() > source.prefix_len(),
+                it => it.to().prefix_len() >= source.prefix_len(),
             })
-            .map(|(.., landmark)| landmark)
             .min()
-            .cloned()
+            .copied()
     }
 }
 
-fn is_link_local(source: Source) -> bool {
-    match source.address() {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+impl Landmark {
+    /// Where it is.
+    fn to(&self) -> IpNet {
+        match *self {
+            Self::Gateway(gateway) => gateway.into(),
+            Self::Own(to) | Self::Connected(to) | Self::Narrower(to, _) => to,
+        }
     }
 }
 
@@ -82,8 +114,12 @@ impl fmt::Display for Landmark {
             Self::Gateway(gateway) => {
                 write!(f, "a route would cut off the gateway {gateway}")
             }
-            Self::Own(address) => {
-                write!(f, "a route would cut off this host's own {address}")
+            Self::Own(to) => {
+                write!(
+                    f,
+                    "a route would cut off this host's own {}",
+                    Source::from(*to)
+                )
             }
             Self::Connected(to) => {
                 write!(
@@ -91,14 +127,9 @@ impl fmt::Display for Landmark {
                     "a route would cut off {to}, which this host is connected to"
                 )
             }
-            Self::Narrower(route) => {
-                write!(
-                    f,
-                    "the narrower route to {route} would still lead there; ban less at a time"
-                )
-            }
-            Self::LinkLocal => f.write_str(
-                "packets to link-local addresses go by their link, whatever routes there are",
+            Self::Narrower(to, gateway) => write!(
+                f,
+                "the narrower route to {to} via {gateway} would still lead there; ban less at a time"
             ),
         }
     }
@@ -149,8 +180,7 @@ mod tests {
                 "2001:db8:4::/46",
                 "route to 2001:db8:5::/48 via fe80::1 would",
             ),
-            ("fe80::1", "by their link"),
-            ("fe80::2", "by their link"),
+            ("fe80::1", "cut off the gateway fe80::1"),
         ] {
             let found = landmarks.against(source.parse().unwrap());
             let said = found.map(|landmark| landmark.to_string());
