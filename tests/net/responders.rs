@@ -178,6 +178,17 @@ const HOSTS_DENY: Alone = Alone {
     },
 };
 
+const ROUTE: Alone = Alone {
+    name: "route",
+    holds: |_, host| {
+        let list = host.run("ip route show proto 112");
+        let lines = list
+            .lines()
+            .filter_map(|line| line.strip_prefix("unreachable "));
+        lines.map(|line| line.trim().to_owned()).collect()
+    },
+};
+
 impl Alone {
     /// A daemon that bans at the first probe, through this one.
     fn daemon<'a>(&self, host: &'a Host, rest: &str) -> Daemon<'a> {
@@ -246,6 +257,11 @@ fn crowd(count: u32) -> impl Iterator<Item = Ipv4Addr> {
 #[test]
 fn nftables_bans_two_hundred_at_once_and_lets_them_in_again() {
     NFTABLES.two_hundred_at_once_are_banned_and_let_in_again();
+}
+
+#[test]
+fn route_bans_two_hundred_at_once_and_lets_them_in_again() {
+    ROUTE.two_hundred_at_once_are_banned_and_let_in_again();
 }
 
 #[test]
