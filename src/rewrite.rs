@@ -135,15 +135,18 @@ impl SharedFile {
             Err(cause) => Err(self.cannot("look at", &cause)),
             Ok(found) => {
                 self.check_kind(&found)?;
-                if found.uid() == geteuid().as_raw() && may(&found, 0o4) {
+                let may_give = found.uid() == geteuid().as_raw() && is_ours(found.gid());
+                if may_give && may(&found, 0o4) {
                     return Ok(());
                 }
                 Err(format!(
-                    "{0} belongs to uid {1} and cannot be replaced by a file of the same owner without special rights, which are \
-                     given up after the start: chown {2} {0}",
+                    "{0} belongs to uid {1} and gid {2} and cannot be replaced by a file of the same owners without special \
+                     rights, which are given up after the start: chown {3}:{4} {0}",
                     self.path.display(),
                     found.uid(),
-                    geteuid()
+                    found.gid(),
+                    geteuid(),
+                    getegid()
                 ))
             }
         }
@@ -396,15 +399,17 @@ fn attribute(file: &File, name: &str) -> io::Result<Vec<u8>> {
     Ok(value)
 }
 
+/// Whether this user is in the group.
+fn is_ours(gid: u32) -> bool {
+    getegid().as_raw() == gid
+        || getgroups().is_ok_and(|all| all.iter().any(|it| it.as_raw() == gid))
+}
+
 /// Whether this user may do `rights` (a digit of a mode) without special ones.
 fn may(found: &fs::Metadata, rights: u32) -> bool {
-    let in_group = |gid: u32| {
-        getegid().as_raw() == gid
-            || getgroups().is_ok_and(|all| all.iter().any(|it| it.as_raw() == gid))
-    };
     let granted = if found.uid() == geteuid().as_raw() {
         found.mode() >> 6
-    } else if in_group(found.gid()) {
+    } else if is_ours(found.gid()) {
         found.mode() >> 3
     } else {
         found.mode()

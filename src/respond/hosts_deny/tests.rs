@@ -337,7 +337,10 @@ fn owner_mode_and_attributes_stay() {
     assert_eq!(&value[..length], b"keep me");
     let complaint = bench.responder.prepare().unwrap_err().to_string();
     assert!(complaint.contains("belongs to uid 4711"), "{complaint}");
-    assert!(complaint.contains("chown 0 "), "{complaint}");
+    assert!(complaint.contains("chown 0:0 "), "{complaint}");
+    std::os::unix::fs::chown(&bench.path, Some(0), None).unwrap();
+    let complaint = bench.responder.prepare().unwrap_err().to_string();
+    assert!(complaint.contains("gid 4712"), "{complaint}");
 }
 
 #[test]
