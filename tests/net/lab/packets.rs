@@ -1,6 +1,6 @@
 //! Packets that no ordinary program sends, byte by byte.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::MutableIpv4Packet;
@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::Host;
 
-/// IPv6's numbers for what follows a header.
+/// The numbers of what follows a header.
 pub(crate) const TCP: u8 = 6;
 pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const NO_NEXT: u8 = 59;
@@ -23,6 +23,10 @@ const TCP_HEADER: usize = 20;
 
 /// A TCP header with SYN alone, its checksum right.
 pub(crate) fn tcp_syn(source: &str, dest: &str, port: u16) -> Vec<u8> {
+    syn(address(source), address(dest), port)
+}
+
+fn syn(source: IpAddr, dest: IpAddr, port: u16) -> Vec<u8> {
     let mut bytes = vec![0; TCP_HEADER];
     let mut tcp = MutableTcpPacket::new(&mut bytes).expect("there is room for a header");
     tcp.set_source(40_000);
@@ -31,8 +35,33 @@ pub(crate) fn tcp_syn(source: &str, dest: &str, port: u16) -> Vec<u8> {
     tcp.set_data_offset(5);
     tcp.set_flags(TcpFlags::SYN);
     tcp.set_window(1024);
-    let checksum = ipv6_checksum(&tcp.to_immutable(), &address(source), &address(dest));
+    let checksum = match (source, dest) {
+        (IpAddr::V4(source), IpAddr::V4(dest)) => {
+            ipv4_checksum(&tcp.to_immutable(), &source, &dest)
+        }
+        (IpAddr::V6(source), IpAddr::V6(dest)) => {
+            ipv6_checksum(&tcp.to_immutable(), &source, &dest)
+        }
+        _ => panic!("{source} and {dest} are not of one kind"),
+    };
     tcp.set_checksum(checksum);
+    bytes
+}
+
+/// An IPv4 packet with a SYN, or with the piece of a packet that begins `offset` bytes into it. Whoever sends it fills in its
+/// length and its checksum.
+pub(crate) fn ipv4_syn(source: Ipv4Addr, dest: Ipv4Addr, port: u16, offset: u16) -> Vec<u8> {
+    assert_eq!(offset % 8, 0, "offsets count in units of 8 bytes");
+    let mut bytes = vec![0; IPV4_HEADER];
+    let mut ip = MutableIpv4Packet::new(&mut bytes).expect("there is room for a header");
+    ip.set_version(4);
+    ip.set_header_length(5);
+    ip.set_fragment_offset(offset / 8);
+    ip.set_ttl(64);
+    ip.set_next_level_protocol(IpNextHeaderProtocols::Tcp);
+    ip.set_source(source);
+    ip.set_destination(dest);
+    bytes.extend(syn(source.into(), dest.into(), port));
     bytes
 }
 
@@ -63,7 +92,7 @@ pub(crate) fn send_ipv6(from: &Host, dest: &str, next: u8, payload: &[u8]) {
             Some(Protocol::from(i32::from(next))),
         )
         .expect("root may");
-        let to = SockAddr::from(SocketAddrV6::new(address(dest), 0, 0, 0));
+        let to = SockAddr::from(SocketAddr::new(address(dest), 0));
         let sent = socket
             .send_to(payload, &to)
             .expect("the destination is on a cable of ours");
@@ -71,43 +100,39 @@ pub(crate) fn send_ipv6(from: &Host, dest: &str, next: u8, payload: &[u8]) {
     });
 }
 
-/// Sends one SYN to `port` from each of these sources, which need not be the sender's own.
-pub(crate) fn send_syns(
+/// Sends IPv4 packets with their headers, whose sources need not be the sender's own.
+pub(crate) fn send_ipv4(
     from: &Host,
-    sources: impl IntoIterator<Item = Ipv4Addr> + Send,
     dest: Ipv4Addr,
-    port: u16,
+    packets: impl IntoIterator<Item = Vec<u8>> + Send,
 ) {
     from.inside(|| {
         // IPPROTO_RAW: the packet has its header with it; the kernel fills in length, number and checksum (raw(7)).
         let socket =
             Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).expect("root may");
         let to = SockAddr::from(SocketAddrV4::new(dest, 0));
-        for source in sources {
-            let mut packet = vec![0; IPV4_HEADER + TCP_HEADER];
-            let mut ip = MutableIpv4Packet::new(&mut packet).expect("there is room for a header");
-            ip.set_version(4);
-            ip.set_header_length(5);
-            ip.set_ttl(64);
-            ip.set_next_level_protocol(IpNextHeaderProtocols::Tcp);
-            ip.set_source(source);
-            ip.set_destination(dest);
-            let mut tcp = MutableTcpPacket::new(&mut packet[IPV4_HEADER..])
-                .expect("there is room for a header");
-            tcp.set_source(40_000);
-            tcp.set_destination(port);
-            tcp.set_data_offset(5);
-            tcp.set_flags(TcpFlags::SYN);
-            tcp.set_window(1024);
-            let checksum = ipv4_checksum(&tcp.to_immutable(), &source, &dest);
-            tcp.set_checksum(checksum);
-            socket
+        for packet in packets {
+            let sent = socket
                 .send_to(&packet, &to)
                 .expect("the destination is on a cable of ours");
+            assert_eq!(sent, packet.len());
         }
     });
 }
 
-fn address(text: &str) -> Ipv6Addr {
+/// Sends one SYN to `port` from each of these sources, which need not be the sender's own.
+pub(crate) fn send_syns(
+    from: &Host,
+    sources: impl IntoIterator<Item = Ipv4Addr>,
+    dest: Ipv4Addr,
+    port: u16,
+) {
+    let syns = sources
+        .into_iter()
+        .map(|source| ipv4_syn(source, dest, port, 0));
+    send_ipv4(from, dest, syns.collect::<Vec<_>>());
+}
+
+fn address(text: &str) -> IpAddr {
     text.parse().expect("the worlds' addresses are good")
 }
