@@ -3,11 +3,13 @@
 
 mod seen;
 
+use std::fmt::Debug;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -191,9 +193,20 @@ impl Bench {
         texts.iter().filter(|text| *text == ACTIVE).count()
     }
 
-    /// Runs the implementation with this flag until it returns; its exit status and what it printed.
-    pub(crate) fn launch(&self, mode: &str) -> (i32, String) {
-        let program = match self.which {
+    /// Runs the implementation with these words, until it returns or has gone into the background; its exit status and what
+    /// it printed.
+    pub(crate) fn launch(&self, words: &str) -> (i32, String) {
+        let mut command = self.sandbox.command(self.program());
+        command
+            .args(words.split_whitespace())
+            .env("TZ", seen::ZONE)
+            .env("LC_ALL", "C");
+        let (status, said) = self.sandbox.run(command);
+        (status.code().unwrap_or(-1), said)
+    }
+
+    fn program(&self) -> PathBuf {
+        match self.which {
             Implementation::Original => {
                 let original = target().join("original/usr/sbin/portsentry");
                 assert!(
@@ -203,11 +216,7 @@ impl Bench {
                 original
             }
             Implementation::Ours => PathBuf::from(env!("CARGO_BIN_EXE_portsentry")),
-        };
-        let mut command = self.sandbox.command(program);
-        command.arg(mode).env("TZ", seen::ZONE).env("LC_ALL", "C");
-        let (status, said) = self.sandbox.run(command);
-        (status.code().unwrap_or(-1), said)
+        }
     }
 
     /// Starts the implementation where it cannot succeed, and notes whether whoever started it is told, and of this.
@@ -274,6 +283,12 @@ impl Bench {
         self.stranger.nmap(how, ports, HOST);
     }
 
+    /// The same, from another address of the stranger's link, which it takes for this.
+    pub(crate) fn nmap_as(&self, source: &str, how: &str, ports: &str) {
+        self.stranger.ip(&format!("addr add {source}/24 dev eth0"));
+        self.nmap(&format!("{how} -S {source} -e eth0"), ports);
+    }
+
     /// Says a word with nc; what the other side said.
     pub(crate) fn nc(&self, how: &str, port: u16) -> String {
         let mut child = self
@@ -293,6 +308,18 @@ impl Bench {
         // Until then it must not think that all is said.
         drop(input);
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Has the host take packets from sources to which it has no way.
+    pub(crate) fn hear_any_source(&self) {
+        self.host
+            .run("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
+    }
+
+    /// How many sockets the implementation holds.
+    pub(crate) fn sockets(&self) -> usize {
+        let open = self.sh("ls -l /proc/$(pidof portsentry)/fd");
+        open.matches("socket:").count()
     }
 
     /// Has a name server answer for the stranger's reverse zone.
@@ -357,6 +384,6 @@ pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/compliance")
 }
 
-pub(crate) fn address(text: &str) -> IpAddr {
+pub(crate) fn address<T: FromStr<Err: Debug>>(text: &str) -> T {
     text.parse().expect("the bench's addresses are good")
 }

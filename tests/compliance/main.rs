@@ -15,6 +15,9 @@ mod dns;
 #[path = "../net/lab/host.rs"]
 #[expect(dead_code, reason = "the tests in tests/net use the rest of it")]
 mod host;
+#[path = "../net/lab/packets.rs"]
+#[expect(dead_code, reason = "the tests in tests/net use the rest of it")]
+mod packets;
 mod readers;
 mod report;
 mod sandbox;
@@ -30,6 +33,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, setrlimit};
 
 use case::{Case, Implementation, Outcome};
+use host::Host;
 use report::Report;
 
 /// How long anything may take before a case gives up. Far more than it takes: the cases share few processors.

@@ -84,12 +84,14 @@ impl Sandbox {
         Self { keeper, init }
     }
 
-    /// A program to be run in the sandbox.
+    /// A program to be run in the sandbox, where a file without a place is of the sandbox too.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string()])
-            .args(["--mount", "--pid", "--net", "--"])
+            .args(["--mount", "--pid", "--net"])
+            .arg(format!("--wd={}", self.path("/run").display()))
+            .arg("--")
             .arg(program.as_ref())
             .stdin(Stdio::null());
         command

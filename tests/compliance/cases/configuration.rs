@@ -2,12 +2,17 @@
 
 use std::fs;
 
-use super::BLOCKED;
+use super::{RECORDED, SCAN, SYN, WRAPPERS, blocked};
 use crate::bench::{CONF, HOST, address, target};
 use crate::case::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = as_people_have_them();
+    let ignored = format!(
+        "{SCAN}
+        attackalert: Ignoring TCP response per configuration file setting.
+        {RECORDED}"
+    );
     for (name, to) in [
         ("blanks around the equals sign", "BLOCK_TCP = \"1\""),
         ("something behind the value", "BLOCK_TCP=\"1\" # all of it"),
@@ -30,7 +35,9 @@ pub(crate) fn cases() -> Vec<Case> {
             "BLOCK_TCPS=\"0\"\nBLOCK_TCP=\"1\"",
         ),
     ] {
-        cases.push(written(name, "-atcp", "BLOCK_TCP=\"1\"", to, "11").sees(BLOCKED));
+        cases.push(
+            written(name, "-atcp", "BLOCK_TCP=\"1\"", to, "11").sees(&blocked("atcp", SYN, 11)),
+        );
     }
     cases.extend([
         written(
@@ -47,7 +54,19 @@ pub(crate) fn cases() -> Vec<Case> {
             "\"1,rubbish,11,",
             "11",
         )
-        .sees(&BLOCKED.replace("atcp", "stcp")),
+        .sees(&blocked("stcp", SYN, 11)),
+        Case::new(
+            "configuration: a port in a list that is too large",
+            |bench| {
+                bench.start("-tcp", "TCP_PORTS=\"1,70000,15\"");
+                bench.nmap("-sT", "4464");
+            },
+        )
+        .sees(&blocked("tcp", "Connect", 11).replace("11", "70000"))
+        .but_ours(
+            "the original listens on the port that is left of 70000 in 16 bits",
+            "",
+        ),
         written(
             "a range in a list",
             "-stcp",
@@ -55,10 +74,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "\"1,11-13,15",
             "12",
         )
-        .but_ours(
-            "the original takes 11-13 for 11",
-            &BLOCKED.replace("atcp", "stcp").replace(": 11", ": 12"),
-        ),
+        .but_ours("the original takes 11-13 for 11", &blocked("stcp", SYN, 12)),
         written(
             "a tab before the equals sign",
             "-atcp",
@@ -66,8 +82,8 @@ pub(crate) fn cases() -> Vec<Case> {
             "BLOCK_TCP\t=\"1\"",
             "11",
         )
-        .sees(IGNORED)
-        .but_ours("a tab is as good as a blank", BLOCKED),
+        .sees(&ignored)
+        .but_ours("a tab is as good as a blank", &blocked("atcp", SYN, 11)),
         written(
             "a value that is no number",
             "-atcp",
@@ -75,7 +91,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "BLOCK_TCP=\"yes\"",
             "11",
         )
-        .sees(IGNORED),
+        .sees(&ignored),
         written(
             "a value without quotes",
             "-atcp",
@@ -83,17 +99,22 @@ pub(crate) fn cases() -> Vec<Case> {
             "BLOCK_TCP=1",
             "11",
         )
-        .sees(IGNORED),
+        .sees(&ignored),
+        written(
+            "a key cut short is none",
+            "-atcp",
+            "KILL_HOSTS_DENY=",
+            "KILL_H=",
+            "11",
+        )
+        .sees(&format!("{SCAN}{RECORDED}"))
+        .but_ours(
+            "there is nothing left to do: that is BLOCK_TCP=0, and said",
+            &ignored,
+        ),
     ]);
     cases
 }
-
-const IGNORED: &str = "
-    attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11
-    attackalert: Ignoring TCP response per configuration file setting.
-    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-";
 
 /// A configuration in which something is written otherwise, and a probe.
 fn written(
@@ -115,19 +136,18 @@ fn written(
 }
 
 fn as_people_have_them() -> Vec<Case> {
-    let debians = || {
-        let path = target().join("original/etc/portsentry/portsentry.conf");
-        fs::read_to_string(path).expect("tests/compliance/fetch has unpacked it")
-    };
-    let ours = r#"
+    let scan = blocked("atcp", SYN, 79);
+    let (scan, rest) = scan
+        .split_once(WRAPPERS)
+        .expect("it is among what is seen of a scan");
+    let route = r#"attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "/sbin/route add -host 10.77.0.2 reject""#;
+    let ours = format!(
+        r#"{scan}
         attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "nft add element inet portsentry banned4 …10.77.0.2 timeout 1d…"
-        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
-        history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
-        blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
-        hosts.deny: ALL: 10.77.0.2 : DENY
-        port 80 is reached: false
-    "#;
-    let scan = "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 79";
+        {WRAPPERS}
+        {rest}
+        port 80 is reached: false"#
+    );
     vec![
         Case::new("Debian's configuration as it is shipped", move |bench| {
             bench.write(CONF, debians());
@@ -156,28 +176,84 @@ fn as_people_have_them() -> Vec<Case> {
             history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
             blocked.tcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked",
         ),
-        Case::new("Debian's configuration, blocking turned on", move |bench| {
-            let service = bench.host.serve(address(HOST), 80);
-            bench.write(CONF, debians().replace("BLOCK_TCP=\"0\"", "BLOCK_TCP=\"1\""));
-            bench.start_again("-atcp");
-            bench.look_behind_the_start();
-            bench.nmap("-sS", "79");
-            bench.until("history: …");
-            let reached = bench.stranger.reaches(address(HOST), 80);
-            bench.note(format!("port 80 is reached: {reached}"));
-            // What was sent to a service is judged while it is there.
-            bench.everything_is_judged();
-            drop(service);
-        })
+        edited(
+            "Debian's configuration, blocking turned on",
+            &[("BLOCK_TCP=\"0\"", "BLOCK_TCP=\"1\"")],
+        )
         .sees(&format!(
-            r#"{scan}
-            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
-            attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "/sbin/route add -host 10.77.0.2 reject"
-            history: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
-            blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 79 TCP Blocked
-            hosts.deny: ALL: 10.77.0.2 : DENY
-            port 80 is reached: false"#
+            "{scan}
+            {WRAPPERS}
+            {route}
+            {rest}
+            port 80 is reached: false"
         ))
-        .but_ours("a ban in nftables, which ends and can be listed, before all else", &format!("{scan}{ours}")),
+        .but_ours(
+            "a ban in nftables, which ends and can be listed, before all else",
+            &ours,
+        ),
+        edited(
+            "Debian's configuration, edited as the tutorials do",
+            &[
+                ("BLOCK_TCP=\"0\"", "BLOCK_TCP=\"1\""),
+                ("BLOCK_UDP=\"0\"", "BLOCK_UDP=\"1\""),
+                (
+                    "#KILL_RUN_CMD=\"/some/path/here/script $TARGET$ $PORT$ $MODE$\"",
+                    &format!("KILL_RUN_CMD=\"{}\"", dropping("$TARGET$")),
+                ),
+                ("#PORT_BANNER=", "PORT_BANNER="),
+            ],
+        )
+        .sees(&format!(
+            "{scan}
+            {WRAPPERS}
+            {route}
+            attackalert: External command run for host: 10.77.0.2 using command: \"{}\"
+            {rest}
+            port 80 is reached: false",
+            dropping("10.77.0.2")
+        ))
+        .but_ours(
+            "one ban in nftables, which logs what it drops, before all else",
+            &ours,
+        ),
     ]
+}
+
+/// What the tutorials have run.
+fn dropping(target: &str) -> String {
+    format!(
+        "/sbin/iptables -I INPUT -s {target} -j DROP && /sbin/iptables -I INPUT -s {target} -m limit --limit 3/minute \
+         --limit-burst 5 -j LOG --log-level debug --log-prefix 'Portsentry: dropping: '"
+    )
+}
+
+/// Debian's configuration, where each of these has become the other, and a probe.
+fn edited(name: &str, edits: &[(&str, &str)]) -> Case {
+    let edits: Vec<_> = edits
+        .iter()
+        .map(|&(from, to)| (from.to_owned(), to.to_owned()))
+        .collect();
+    Case::new(name, move |bench| {
+        let service = bench.host.serve(address(HOST), 80);
+        let mut text = debians();
+        for (from, to) in &edits {
+            assert!(text.contains(from), "the case's own mistake");
+            text = text.replace(from, to);
+        }
+        bench.write(CONF, text);
+        bench.start_again("-atcp");
+        bench.look_behind_the_start();
+        bench.nmap("-sS", "79");
+        bench.until("history: …");
+        let reached = bench.stranger.reaches(address(HOST), 80);
+        bench.note(format!("port 80 is reached: {reached}"));
+        // What was sent to a service is judged while it is there.
+        bench.everything_is_judged();
+        drop(service);
+    })
+}
+
+fn debians() -> String {
+    let path = target().join("original/etc/portsentry/portsentry.conf");
+    fs::read_to_string(path).expect("tests/compliance/fetch has unpacked it")
 }

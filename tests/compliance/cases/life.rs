@@ -1,13 +1,12 @@
 //! Starting, stopping, restarting, several modes at a time; banners; files.
 
+use super::{DENIED, RECORDED, SCAN, SYN, WRAPPERS, blocked};
 use crate::bench::{BLOCKED, HISTORY, HOSTS_DENY};
 use crate::case::Case;
 
-const SCAN: &str =
-    "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11";
-const WRAPPERS: &str = r#"attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY""#;
+/// The second of the records.
+const IN_BLOCKED: &str = "blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked";
 
-const DENIED: &str = "hosts.deny: ALL: 10.77.0.2 : DENY";
 const SHUTS_DOWN: &str =
     "securityalert: PortSentry is shutting down\nadminalert: PortSentry is shutting down";
 
@@ -21,14 +20,32 @@ fn refused(name: &str, mode: &'static str, conf: &'static str, what: &'static st
     })
 }
 
+/// A hosts.deny that could be appended to, but that no new file can take the place of, and what ours tells of it.
+fn not_replaced(name: &str, made: &str, what: &'static str) -> Case {
+    let made = made.to_owned();
+    Case::new(name, move |bench| {
+        bench.sh(&made);
+        if bench.is_ours() {
+            bench.configure("");
+            bench.refuses("-atcp", what);
+        } else {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+        }
+    })
+    .sees(&blocked("atcp", SYN, 11))
+    .but_ours(
+        "a file that is replaced whole, or not at all, must let itself be replaced, which is told before it starts",
+        &format!(
+            "adminalert: PortSentry … is starting.
+            succeeds: false
+            tells of {what}: true"
+        ),
+    )
+}
+
 pub(crate) fn cases() -> Vec<Case> {
-    let blocked = format!(
-        "{SCAN}
-        {WRAPPERS}
-        history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-        blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-        hosts.deny: ALL: 10.77.0.2 : DENY"
-    );
+    let blocked = &blocked("atcp", SYN, 11);
     vec![
         Case::new("SIGTERM is a good end", |bench| {
             bench.start("-atcp", "");
@@ -50,7 +67,7 @@ pub(crate) fn cases() -> Vec<Case> {
             bench.sh("kill -HUP $(pidof portsentry)");
             bench.nmap("-sS", "11");
         })
-        .sees(&blocked),
+        .sees(blocked),
         Case::new("after a restart, history is kept and a host is blocked anew", |bench| {
             bench.start("-atcp", "");
             bench.nmap("-sS", "11");
@@ -77,6 +94,56 @@ pub(crate) fn cases() -> Vec<Case> {
                 history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
                 hosts.deny: ALL: 10.77.0.2 : DENY"
             ),
+        ),
+        Case::new("history survives a restart", |bench| {
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+            bench.until("hosts.deny: …");
+            bench.until("history: …");
+            bench.stop();
+            bench.start("-atcp", "");
+            bench.forget_notes();
+        })
+        .sees(&format!("{}{DENIED}", RECORDED.replace(IN_BLOCKED, ""))),
+        Case::new("who stood in a blocked file before the start is blocked all the same", |bench| {
+            bench.write(
+                &format!("{BLOCKED}.atcp"),
+                "1795366059 - 11/22/2026 16:47:39 Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked\n",
+            );
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+        })
+        .sees(blocked),
+        Case::new("a blocked file that is a link of somebody's making", |bench| {
+            // Where everybody may write; /tmp is this host's own.
+            bench.sh("mkdir -m 777 /run/tmp");
+            bench.write("/etc/theirs", "a line\n");
+            bench.sh("ln -s /etc/theirs /run/tmp/portsentry.blocked.atcp");
+            bench.configure("BLOCKED_FILE=\"/run/tmp/portsentry.blocked\"");
+            bench.start_again("-atcp");
+            bench.nmap("-sS", "11");
+            bench.until("history: …");
+            bench.everything_is_judged();
+            let told = bench.log().contains("ERROR: Cannot open blocked file: /run/tmp/portsentry.blocked.atcp");
+            let theirs = bench.read("/etc/theirs");
+            let is_whole = theirs.starts_with("a line\n");
+            let is_ours = theirs.contains("10.77.0.2");
+            bench.report(&format!(
+                "told: {told}
+                what it leads to has its line: {is_whole}
+                what it leads to has a record: {is_ours}"
+            ));
+        })
+        .sees(
+            "told: false
+            what it leads to has its line: false
+            what it leads to has a record: true",
+        )
+        .but_ours(
+            "who may make a link must not choose what is written over",
+            "told: true
+            what it leads to has its line: true
+            what it leads to has a record: false",
         ),
         Case::new("two modes, one process each: a scanner of both", |bench| {
             bench.start("-atcp -audp", "");
@@ -157,6 +224,23 @@ pub(crate) fn cases() -> Vec<Case> {
                 tells of BLOCKED_FILE: false"
             ))
             .but_ours("a configuration is read before anything starts", "succeeds: false\ntells of BLOCKED_FILE: true"),
+        Case::new("BLOCKED_FILE is empty", |bench| {
+            bench.configure("BLOCKED_FILE=\"\"");
+            bench.refuses("-atcp", "BLOCKED_FILE");
+            let made = bench.sh("ls -A");
+            bench.report(&format!("a file without a name is made: {}", made.contains(".atcp")));
+        })
+        .sees(
+            "succeeds: true
+            tells of BLOCKED_FILE: false
+            a file without a name is made: true",
+        )
+        .but_ours(
+            "a configuration is read before anything starts",
+            "succeeds: false
+            tells of BLOCKED_FILE: true
+            a file without a name is made: false",
+        ),
         Case::new("-tcp: the banner", |bench| {
             bench.start("-tcp", "PORT_BANNER=\"** UNAUTHORIZED ACCESS PROHIBITED ***\"");
             let banner = bench.nc("--recv-only", 11);
@@ -196,6 +280,25 @@ pub(crate) fn cases() -> Vec<Case> {
             "/var/lib/portsentry/portsentry.history 600
             /var/lib/portsentry/portsentry.blocked.atcp 644
             /etc/hosts.deny 644",
+        ),
+        Case::new("hosts.deny keeps its mode", |bench| {
+            bench.sh(&format!("install -m 640 /dev/null {HOSTS_DENY}"));
+            bench.start("-atcp", "");
+            bench.nmap("-sS", "11");
+            bench.until(DENIED);
+            let mode = bench.sh(&format!("stat -c %a {HOSTS_DENY}"));
+            bench.report(&mode);
+        })
+        .sees("640"),
+        not_replaced(
+            "hosts.deny belongs to another group",
+            &format!("install -m 640 -g 4 /dev/null {HOSTS_DENY}"),
+            "belongs to uid 0 and gid 4",
+        ),
+        not_replaced(
+            "hosts.deny is a link",
+            &format!("ln -s elsewhere {HOSTS_DENY}"),
+            "it is a symbolic link",
         ),
         Case::new("hosts.deny has the line already", |bench| {
             bench.write(HOSTS_DENY, "# mine\nALL: 10.77.0.2 : DENY\n");

@@ -1,5 +1,6 @@
 //! The six modes: which packets each of them takes for a scan, and what it says.
 
+use super::{SYN, blocked};
 use crate::bench::STRANGER;
 use crate::case::Case;
 
@@ -66,7 +67,7 @@ fn probed_again(mode: &'static str) -> Case {
 fn probed(mode: &'static str, probe: &str, how: &'static str) -> Case {
     let kind = match (mode, how) {
         ("tcp", "-sT") | ("udp", "-sU") => "Connect",
-        ("stcp" | "atcp", "-sS" | "-sT") => "TCP SYN/Normal scan",
+        ("stcp" | "atcp", "-sS" | "-sT") => SYN,
         ("stcp" | "atcp", "-sF") => "TCP FIN scan",
         ("stcp" | "atcp", "-sN") => " TCP NULL scan",
         ("stcp" | "atcp", "-sX") => "TCP XMAS scan",
@@ -78,25 +79,13 @@ fn probed(mode: &'static str, probe: &str, how: &'static str) -> Case {
     } else {
         "is one"
     };
-    let (port, protocol) = if how == "-sU" {
-        ("9", "UDP")
-    } else {
-        ("11", "TCP")
-    };
+    let port = if how == "-sU" { 9 } else { 11 };
     let case = Case::new(format!("-{mode}: {probe} {verdict}"), move |bench| {
         bench.start(&format!("-{mode}"), "");
-        bench.nmap(how, port);
+        bench.nmap(how, &port.to_string());
     });
     if kind.is_empty() {
         return case;
     }
-    case.sees(&format!(
-        r#"
-        attackalert: {kind} from host: {STRANGER}/{STRANGER} to {protocol} port: {port}
-        attackalert: Host {STRANGER} has been blocked via wrappers with string: "ALL: {STRANGER} : DENY"
-        history: Host: {STRANGER}/{STRANGER} Port: {port} {protocol} Blocked
-        blocked.{mode}: Host: {STRANGER}/{STRANGER} Port: {port} {protocol} Blocked
-        hosts.deny: ALL: {STRANGER} : DENY
-        "#
-    ))
+    case.sees(&blocked(mode, kind, port))
 }

@@ -1,25 +1,14 @@
 //! Which ports are watched: lists, limits, exclusions, ports in use, and those that only seem so.
 
+use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _};
 use std::thread;
 use std::time::Duration;
 
+use super::{SYN, blocked};
 use crate::bench::{Bench, HOST, address};
 use crate::case::Case;
 use crate::eventually;
-
-fn blocked(mode: &str, kind: &str, port: u16) -> String {
-    format!(
-        r#"attackalert: {kind} from host: 10.77.0.2/10.77.0.2 to TCP port: {port}
-        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
-        history: Host: 10.77.0.2/10.77.0.2 Port: {port} TCP Blocked
-        blocked.{mode}: Host: 10.77.0.2/10.77.0.2 Port: {port} TCP Blocked
-        hosts.deny: ALL: 10.77.0.2 : DENY
-        "#
-    )
-}
-
-const SYN: &str = "TCP SYN/Normal scan";
 
 const LISTENS_ON_15: &str = "adminalert: Going into listen mode on TCP port: 15";
 
@@ -238,17 +227,30 @@ pub(crate) fn cases() -> Vec<Case> {
             "ports in use are tried again",
             &format!("{LISTENS_ON_15}\n{}", blocked("tcp", "Connect", 15)),
         ),
-        Case::new("-atcp: a thousand ports in use", |bench| {
-            for port in 1025..2025 {
-                bench.occupy(port);
-            }
-            bench.start("-atcp", "ADVANCED_PORTS_TCP=\"2048\"");
-            bench.nmap("-sS", "11");
-            let end = bench.recorded_or_ended();
-            bench.report(&end);
+        a_thousand_in_use("tcp", "-sS"),
+        a_thousand_in_use("udp", "-sU"),
+        Case::new("-atcp -audp: no port is taken up", |bench| {
+            bench.start("-atcp -audp", "");
+            let bound = bench.host.run("ss -Htuln");
+            bench.report(&bound);
+        }),
+        unlisted("stcp", "-sS", SYN),
+        unlisted("sudp", "-sU", "UDP scan"),
+        descriptors("tcp"),
+        descriptors("udp"),
+        Case::new("-tcp: connections that are held cost no descriptors", |bench| {
+            bench.start("-tcp", "");
+            let before = bench.sockets();
+            // Who is hung up on at once may take that for a failure.
+            let held: Vec<_> = (0..100)
+                .map(|_| bench.stranger.connect(address(HOST), 11))
+                .collect();
+            bench.everything_is_judged();
+            let more = bench.sockets().saturating_sub(before);
+            drop(held);
+            bench.report(&format!("{more} more than before"));
         })
-        .sees("killed by signal 11")
-        .but_ours("the original writes beyond an array of 64", "recorded"),
+        .sees("0 more than before"),
     ]
 }
 
@@ -274,7 +276,7 @@ fn failed_bind(mode: &'static str, how: &'static str) -> Case {
             adminalert: PortSentry is now active and listening.
             {}",
             start.join("\n"),
-            blocked(mode, "Connect", told).replace("TCP", &protocol)
+            blocked(mode, "Connect", told)
         )
     };
     let ports = format!("{protocol}_PORTS=\"1,15,11,79\"");
@@ -294,6 +296,78 @@ fn failed_bind(mode: &'static str, how: &'static str) -> Case {
     .but_ours(
         "the original takes 11, the third, for the second, which is not bound",
         &seen([1, 11, 15, 79], 11),
+    )
+}
+
+/// So many ports in use that the original's list of them, which has 64 places, ends far behind its end.
+fn a_thousand_in_use(protocol: &'static str, how: &'static str) -> Case {
+    Case::new(
+        format!("-a{protocol}: a thousand ports in use"),
+        move |bench| {
+            for port in 1025..2025 {
+                match protocol {
+                    "udp" => bench.occupy_udp(port),
+                    _ => bench.occupy(port),
+                }
+            }
+            let key = format!("ADVANCED_PORTS_{}", protocol.to_uppercase());
+            bench.start(&format!("-a{protocol}"), &format!("{key}=\"2048\""));
+            bench.nmap(how, "11");
+            let end = bench.recorded_or_ended();
+            bench.report(&end);
+        },
+    )
+    .sees("killed by signal 11")
+    .but_ours("the original writes beyond an array of 64", "recorded")
+}
+
+/// One of the ports that are listed is in use. The original looks at as many places of its list as there are ports, also at
+/// those it has not written for want of a port; they happen to be zero.
+fn unlisted(mode: &'static str, how: &'static str, kind: &str) -> Case {
+    let name = format!("-{mode}: port 0, which nobody has listed, where a port is in use");
+    Case::new(name, move |bench| {
+        match mode {
+            "sudp" => bench.occupy_udp(69),
+            _ => bench.occupy(15),
+        }
+        bench.start(&format!("-{mode}"), "");
+        bench.nmap(how, "0");
+    })
+    .sees(&blocked(mode, kind, 0))
+    .but_ours(
+        "the original takes memory that it has not written for ports",
+        "",
+    )
+}
+
+/// Nearly all ports that are listed are in use; what they cost, compared with a list of one that is not.
+fn descriptors(mode: &'static str) -> Case {
+    const IN_USE: std::ops::Range<u16> = 2000..2060;
+    Case::new(
+        format!("-{mode}: ports in use cost no descriptors"),
+        move |bench| {
+            let key = format!("{}_PORTS", mode.to_uppercase());
+            bench.start(&format!("-{mode}"), &format!("{key}=\"1\""));
+            let before = bench.sockets();
+            bench.stop();
+            let mut list = String::from("1");
+            for port in IN_USE {
+                match mode {
+                    "udp" => bench.occupy_udp(port),
+                    _ => bench.occupy(port),
+                }
+                write!(list, ",{port}").expect("a string takes it");
+            }
+            bench.start(&format!("-{mode}"), &format!("{key}=\"{list}\""));
+            bench.forget_notes();
+            let more = bench.sockets().saturating_sub(before);
+            bench.report(&format!("{more} more for {} ports", IN_USE.len()));
+        },
+    )
+    .sees("60 more for 60 ports")
+    .but_ours(
+        "a socket that could not be bound is closed",
+        "0 more for 60 ports",
     )
 }
 

@@ -1,6 +1,6 @@
 //! Those who read our log and history today, with their real rule files.
 
-use crate::bench::{Bench, HOST6, STRANGER6};
+use crate::bench::{Bench, HOST6, IGNORE, STRANGER6};
 use crate::case::Case;
 use crate::readers;
 
@@ -8,10 +8,9 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("fail2ban's stock jail finds the scanners", |bench| {
             bench.start("-tcp -udp", "BLOCK_TCP=\"0\"\nBLOCK_UDP=\"0\"");
-            bench.stranger.ip("addr add 10.77.0.3/24 dev eth0");
             bench.nmap("-sT", "11");
             bench.until("history: … TCP Blocked");
-            bench.nmap("-sU -S 10.77.0.3 -e eth0", "9");
+            bench.nmap_as("10.77.0.3", "-sU", "9");
             bench.until("history: … UDP Blocked");
             bench.note(format!("reads {}", readers::fail2ban_reads()));
             let found = readers::fail2ban(&bench.history());
@@ -22,6 +21,19 @@ pub(crate) fn cases() -> Vec<Case> {
             10.77.0.2
             10.77.0.3",
         ),
+        Case::new(
+            "fail2ban's stock jail finds nobody who is ignored",
+            |bench| {
+                bench.write(IGNORE, "10.77.0.2\n");
+                bench.start("-atcp", "BLOCK_TCP=\"0\"");
+                bench.nmap("-sS", "11");
+                bench.nmap_as("10.77.0.3", "-sS", "11");
+                bench.until("history: …");
+                let found = readers::fail2ban(&bench.history());
+                bench.report(&found);
+            },
+        )
+        .sees("10.77.0.3"),
         Case::new("fail2ban's stock jail finds a scanner over IPv6", |bench| {
             scanned_over_ipv6(bench);
             let found = readers::fail2ban(&bench.history());

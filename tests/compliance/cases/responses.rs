@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::{DENIED, RECORDED, SCAN, SYN, WRAPPERS};
 use crate::bench::{HOST, HOSTS_DENY, STRANGER, address};
 use crate::case::Case;
 use crate::within;
@@ -16,26 +17,43 @@ const ALL_THREE: &str = r#"
 /// Why ours does not write `# $PORT$ $MODE$` to hosts.deny.
 const NO_COMMENTS: &str = "what follows # would be read as clients";
 
-const SCAN: &str =
-    "attackalert: TCP SYN/Normal scan from host: 10.77.0.2/10.77.0.2 to TCP port: 11";
-const RECORDED: &str = "
-    history: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-    blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP Blocked
-";
-
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = block();
     cases.extend(order());
     cases.extend(native());
     cases.extend(failing());
+    cases.push(alike("10.77.0.22", STRANGER));
+    cases.push(alike(STRANGER, "10.77.0.22"));
     cases
+}
+
+/// Two scanners, and the address of one begins as that of the other.
+fn alike(first: &'static str, second: &'static str) -> Case {
+    let both = |line: &str| {
+        [first, second]
+            .map(|source| line.replace(STRANGER, source) + "\n")
+            .concat()
+    };
+    let in_files = RECORDED.lines().chain([DENIED]).map(both);
+    let seen = both(&format!("{SCAN}\n{WRAPPERS}")) + &in_files.collect::<String>();
+    Case::new(
+        format!("{second} scans, and {first} is blocked"),
+        move |bench| {
+            bench.stranger.ip("addr add 10.77.0.22/24 dev eth0");
+            bench.start("-atcp", "");
+            bench.nmap(&format!("-sS -S {first} -e eth0"), "11");
+            bench.until("history: …");
+            bench.nmap(&format!("-sS -S {second} -e eth0"), "11");
+        },
+    )
+    .sees(&seen)
 }
 
 /// BLOCK_TCP and BLOCK_UDP: 0, 1, 2 and other numbers.
 fn block() -> Vec<Case> {
     let mut cases = Vec::new();
     for (mode, how, port, kind, protocol) in [
-        ("atcp", "-sS", "11", "TCP SYN/Normal scan", "TCP"),
+        ("atcp", "-sS", "11", SYN, "TCP"),
         ("audp", "-sU", "9", "UDP scan", "UDP"),
     ] {
         let all = |value: &'static str| {
@@ -122,14 +140,13 @@ fn order() -> Vec<Case> {
         .sees(&command_first)
         .but_ours(NO_COMMENTS, &command_first.replace(" # 11 atcp", "")),
         Case::new("a command that takes its time", |bench| {
-            bench.stranger.ip("addr add 10.77.0.3/24 dev eth0");
             bench.start(
                 "-atcp",
                 "#KILL_HOSTS_DENY\nKILL_ROUTE=\"while [ ! -e /run/go ]; do sleep 0.1; done # $TARGET$\"",
             );
             bench.nmap("-sS", "11");
             bench.until(SCAN);
-            bench.nmap("-sS -S 10.77.0.3 -e eth0", "15");
+            bench.nmap_as("10.77.0.3", "-sS", "15");
             let other = "attackalert: TCP SYN/Normal scan from host: 10.77.0.3/10.77.0.3 to TCP port: 15";
             // Longer than any packet is on its way.
             let seen = within(Duration::from_secs(2), || {
@@ -181,19 +198,19 @@ fn native() -> Vec<Case> {
     let ours = format!(
         r#"{SCAN}
         attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "nft add element inet portsentry banned4 …10.77.0.2 timeout 1d…"
-        attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+        {WRAPPERS}
         {RECORDED}
-        hosts.deny: ALL: 10.77.0.2 : DENY
+        {DENIED}
         port 80 is reached: false
         "#
     );
     let original = |command: &str, reached: bool| {
         format!(
             r#"{SCAN}
-            attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+            {WRAPPERS}
             attackalert: Host 10.77.0.2 has been blocked via dropped route using command: "{command}"
             {RECORDED}
-            hosts.deny: ALL: 10.77.0.2 : DENY
+            {DENIED}
             port 80 is reached: {reached}
             "#
         )
@@ -219,6 +236,41 @@ fn native() -> Vec<Case> {
         .but_ours(
             "a ban in nftables needs no program; the original tells a success it had not",
             &ours,
+        ),
+        Case::new(
+            "a block ends by itself, and can be lifted before",
+            |bench| {
+                bench.start(
+                    "-atcp",
+                    "KILL_ROUTE=\"/sbin/route add -host $TARGET$ reject\"",
+                );
+                let service = bench.host.serve(address(HOST), 80);
+                bench.nmap("-sS", "11");
+                bench.until("history: …");
+                let ban = bench.host.element("banned4", STRANGER);
+                let ends = ban.is_some_and(|ban| ban.expires.is_some());
+                let (status, _) = bench.launch(&format!("unban {STRANGER}"));
+                let reached = bench.stranger.reaches(address(HOST), 80);
+                bench.everything_is_judged();
+                drop(service);
+                bench.report(&format!(
+                    "it has an end: {ends}
+                unban succeeds: {}
+                port 80 is reached: {reached}",
+                    status == 0
+                ));
+            },
+        )
+        .sees(
+            "it has an end: false
+            unban succeeds: false
+            port 80 is reached: false",
+        )
+        .but_ours(
+            "a ban has an end, and there is a command to lift it",
+            "it has an end: true
+            unban succeeds: true
+            port 80 is reached: true",
         ),
     ]
 }
@@ -289,10 +341,10 @@ fn failing() -> Vec<Case> {
             "KILL_ROUTE=\"echo all >>/run/ran\"",
             &format!(
                 r#"{SCAN}
-                attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+                {WRAPPERS}
                 {NO_TARGET} KILL_ROUTE option. Skipping.
                 {could_not}
-                hosts.deny: ALL: 10.77.0.2 : DENY
+                {DENIED}
                 "#
             ),
         )
@@ -300,9 +352,9 @@ fn failing() -> Vec<Case> {
             "told before it starts; the rest works",
             &format!(
                 r#"{SCAN}
-                attackalert: Host 10.77.0.2 has been blocked via wrappers with string: "ALL: 10.77.0.2 : DENY"
+                {WRAPPERS}
                 {RECORDED}
-                hosts.deny: ALL: 10.77.0.2 : DENY
+                {DENIED}
                 told at the start: true
                 "#
             ),
