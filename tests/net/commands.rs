@@ -171,9 +171,13 @@ fn what_stands_in_the_kernel_alone_can_be_lifted() {
     let mut daemon = Daemon::start(host, "");
     host.nft("add element inet portsentry banned4 { 203.0.113.9 }");
     let said = daemon.ok(&["unban", "203.0.113.9"]);
-    assert_eq!(said, "203.0.113.9 unbanned (found in the kernel alone)\n");
+    assert!(said.starts_with("203.0.113.9 unbanned ("), "{said}");
     assert_eq!(host.elements("banned4"), []);
     daemon.stop();
+    host.nft("add element inet portsentry banned4 { 203.0.113.9 }");
+    let said = daemon.ok(&["unban", "203.0.113.9"]);
+    assert_eq!(said, "203.0.113.9 unbanned (found in the kernel alone)\n");
+    assert_eq!(host.elements("banned4"), []);
     host.nft("add element inet portsentry banned6_64 { 2001:db8:9:: }");
     let said = daemon.ok(&["unban", "2001:db8:9::1"]);
     assert!(said.starts_with("2001:db8:9::/64 unbanned"), "{said}");

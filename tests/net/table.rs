@@ -262,8 +262,9 @@ fn a_ban_cuts_connections_that_are_open() {
 fn bans_that_are_not_in_force_are_told_and_made_up_for() {
     let Pair { host, stranger } = &Pair::new();
     let daemon = Daemon::start(host, "");
-    host.nft("delete table inet portsentry");
-    host.nft("add table inet portsentry { comment \"somebody else's\"; }");
+    host.nft(
+        "delete table inet portsentry; add table inet portsentry { comment \"somebody else's\"; }",
+    );
     stranger.nmap("-sS", "21-23", Pair::HOST);
     let said = eventually("status fails", || {
         Some(daemon.command(&["status"])).filter(|said| said.status != 0)

@@ -19,6 +19,9 @@ fn enter_a_network() {
     for line in [
         "link set lo up",
         "link add v0 type veth peer name v1",
+        // Else they give themselves addresses, in their own time.
+        "link set v0 addrgenmode none",
+        "link set v1 addrgenmode none",
         "link set v0 up",
         "link set v1 up",
         "addr add 10.9.0.1/24 dev v0",
