@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -92,7 +93,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
     let path = resolve(path)?;
     let found = judge(&path)?;
     if matches!(found, Found::Nothing) {
-        OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
@@ -103,6 +104,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
                 cause,
                 remedy: WRITABLE,
             })?;
+        leave_to_owner_of_dir(&file, &path);
     }
     let failed = |cause| Error::Sqlite {
         step: "open",
@@ -198,6 +200,19 @@ pub(super) fn prepare_dir(path: &Path) -> Result<(), Error> {
         DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
     }
     refuse_open_dir(dir)
+}
+
+/// A file that root has made in another user's directory becomes that user's: it is the daemon's, which runs as a user of its own, and
+/// a command of root's must not lock it out. Where that does not work out, it is told when the file is used.
+pub(super) fn leave_to_owner_of_dir(file: &File, path: &Path) {
+    let (Ok(dir), Ok(made)) = (fs::metadata(dir_of(path)), file.metadata()) else {
+        return;
+    };
+    // Under another name it may be a file that matters to somebody else.
+    let is_roots_own = made.is_file() && made.nlink() == 1 && made.uid() == 0;
+    if is_roots_own && dir.uid() != 0 && geteuid().is_root() {
+        let _ = fchown(file, Some(dir.uid()), Some(dir.gid()));
+    }
 }
 
 fn refuse_open_dir(dir: &Path) -> Result<(), Error> {

@@ -84,6 +84,7 @@ impl StateLock {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
             .map_err(failed("open"))?;
+        file::leave_to_owner_of_dir(&file, &path);
         for _ in 0..Self::TRIES {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut file) => {

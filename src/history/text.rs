@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::file::Identity;
+use super::file::{self, Identity};
 use crate::clock::Wall;
 use crate::config::{self, WatchMode};
 use crate::log::alerts::{self, Host};
@@ -232,6 +232,7 @@ impl TextFile {
                 "it has another name beside this, a hard link",
             ));
         }
+        file::leave_to_owner_of_dir(&file, &self.path);
         Ok((file, Identity::from(&metadata)))
     }
 }

@@ -60,6 +60,43 @@ fn a_new_history_is_for_its_owner_alone_and_says_whose_it_is() {
 }
 
 #[test]
+fn what_root_makes_in_a_users_directory_is_that_users() {
+    let dir = tempfile::tempdir().unwrap();
+    chown(dir.path(), Some(4711), Some(4712)).expect("this test needs root");
+    let path = dir.path().join("history.db");
+    let theirs = dir.path().join("theirs");
+    fs::write(&theirs, "").unwrap();
+    {
+        let _lock = StateLock::acquire(&path).unwrap();
+        let mut history = History::open(&path).unwrap();
+        history.append(&[record(nth(1), noon(), None)]).unwrap();
+        for name in [
+            "history.db",
+            "history.db-wal",
+            "history.db-shm",
+            "history.db.lock",
+        ] {
+            let found = fs::metadata(path.with_file_name(name)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (4711, 4712), "{name}");
+        }
+    }
+    assert_eq!(fs::metadata(theirs).unwrap().uid(), 0);
+}
+
+#[test]
+fn a_file_with_another_name_elsewhere_is_not_given_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = dir.path().join("shadow");
+    fs::write(&elsewhere, "").unwrap();
+    let theirs = dir.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    chown(&theirs, Some(4711), Some(4712)).expect("this test needs root");
+    fs::hard_link(&elsewhere, theirs.join("history.db.lock")).unwrap();
+    let _lock = StateLock::acquire(&theirs.join("history.db"));
+    assert_eq!(fs::metadata(elsewhere).unwrap().uid(), 0);
+}
+
+#[test]
 fn an_empty_file_becomes_a_history_with_the_mode_it_had() {
     let (_dir, path) = temp();
     fs::write(&path, "").unwrap();
