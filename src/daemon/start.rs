@@ -312,11 +312,14 @@ impl Daemon {
     }
 }
 
-/// What the daemon has to do with this configuration. With one of 1.2, another process may hand it connect mode later.
+/// What the daemon has to do with this configuration. With one of 1.2, another process may hand it connect mode later: what that
+/// takes is kept where it is there.
 fn needs_of(path: &Path, config: &Config) -> Needs {
     let listens = |watch: WatchMode| watch.mode == Mode::Connect;
+    let listening = Needs { low_ports: true };
+    let may_listen = || config::is_legacy(path) && privilege::missing(listening).is_empty();
     Needs {
-        low_ports: config::is_legacy(path) || config.watch_modes().any(listens),
+        low_ports: config.watch_modes().any(listens) || may_listen(),
     }
 }
 
