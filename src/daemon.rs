@@ -124,10 +124,17 @@ const EVENTS: usize = 32;
 /// It could not start, or lost something that it cannot go on without. Bans stay in the kernel then.
 pub fn run(config_path: &Path) -> Result<(), Error> {
     log::start(log::Sink::Foreground);
-    let mut daemon = Daemon::start(config_path, BTreeSet::new())?;
-    daemon.go()?;
-    daemon.stop();
-    Ok(())
+    let outcome = Daemon::start(config_path, BTreeSet::new()).and_then(|mut daemon| {
+        daemon.go()?;
+        daemon.stop();
+        Ok(())
+    });
+    if let Err(failure) = &outcome {
+        // While a unit waits to be started again, `systemctl status` shows this, and not the log. A line's end would end the message.
+        let why = failure.to_string().replace('\n', "; ");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&why)]);
+    }
+    outcome
 }
 
 /// Runs the daemon in the background, in these modes of 1.2, until it is told to stop. `starter` hears how the start went.
