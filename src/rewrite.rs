@@ -125,9 +125,9 @@ impl SharedFile {
         }
         if !may(&found, 0o3) {
             return Err(format!(
-                "no file can be made in {} without special rights, which are given up after the start: chown {} {0}",
+                "no file can be made in {} without special rights, which are given up after the start: {}",
                 dir.display(),
-                geteuid()
+                make_ours(dir)
             ));
         }
         match fs::symlink_metadata(&self.path) {
@@ -141,12 +141,11 @@ impl SharedFile {
                 }
                 Err(format!(
                     "{0} belongs to uid {1} and gid {2} and cannot be replaced by a file of the same owners without special \
-                     rights, which are given up after the start: chown {3}:{4} {0}",
+                     rights, which are given up after the start: {3}",
                     self.path.display(),
                     found.uid(),
                     found.gid(),
-                    geteuid(),
-                    getegid()
+                    make_ours(&self.path)
                 ))
             }
         }
@@ -438,6 +437,15 @@ fn cannot(step: &str, path: &Path, cause: &io::Error, key: &str) -> String {
         None => cause.to_string(),
     };
     format!("cannot {step} {path}: {words}")
+}
+
+/// What to do about a file or a directory that is not ours. It is given to root only: a daemon with a user of its own gets no share
+/// in /etc.
+fn make_ours(path: &Path) -> String {
+    if geteuid().is_root() {
+        return format!("chown {}:{} {}", geteuid(), getegid(), path.display());
+    }
+    "let root run portsentry (in a systemd unit: User=root)".to_owned()
 }
 
 #[cfg(test)]
