@@ -5,7 +5,7 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test compliance bench deny
+.PHONY: help setup build demo run test compliance distro bench deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,11 @@ test: setup ## everything: format, lints, documentation, unit tests, tests in ne
 compliance: setup ## 1.2's behaviour, the original's and ours, case by case; prints the table (as root)
 	tests/compliance/fetch
 	PORTSENTRY=both cargo test --locked --test compliance
+
+distro: ## in a booted Debian 12 and 13: units, sandbox, journal, reload, reboot (as root; needs Debian's packages)
+	@packaging/setup --distro
+	tests/distro/roots
+	cargo test --locked --test distro
 
 bench: setup ## measure, and print the figures: from probe to drop, replay, memory, size (as root)
 	cargo bench --locked --bench figures

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -67,6 +68,11 @@ impl Host {
         });
         host.ip("link set lo up");
         host
+    }
+
+    /// Its namespace.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
     }
 
     /// `ip` with these arguments, on this host.
@@ -145,8 +151,7 @@ impl Host {
 
     /// Moves the calling thread to this host for good.
     fn enter(&self) {
-        let namespace =
-            File::open(format!("/run/netns/{}", self.name)).expect("the namespace was made above");
+        let namespace = File::open(self.namespace()).expect("the namespace was made above");
         setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter a network namespace");
     }
 
