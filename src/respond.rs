@@ -225,9 +225,23 @@ pub struct Error {
     pub full: bool,
     /// Those of the call's sources that may not be as asked; empty: all of them may not be.
     pub sources: Vec<Source>,
+    /// Those of `sources` for which it is refused for good: to try again would come to the same.
+    pub refused: Vec<Source>,
 }
 
 impl Error {
+    /// A failure that concerns all of the call, and may pass.
+    #[must_use]
+    pub fn new(responder: &'static str, message: String) -> Self {
+        Self {
+            responder,
+            message,
+            full: false,
+            sources: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
     /// The sources that it concerns: those it names, or `all` of the call's.
     #[must_use]
     pub fn of(&self, all: impl FnOnce() -> Vec<Source>) -> Vec<Source> {

@@ -9,6 +9,7 @@ use super::post::Happened;
 use super::report::Outcome;
 use super::{About, Engine};
 use crate::clock::Now;
+use crate::history::Ending;
 use crate::policy::{Alarm, Reason};
 use crate::respond::Deed;
 use crate::source::Source;
@@ -85,6 +86,9 @@ impl Engine {
         }
         for source in refused {
             self.tell_of_failure(source, now);
+            if self.bans.get(source).is_some() && self.world.is_refused(source) {
+                self.lift(&[source], Ending::Ignored, "portsentry", now);
+            }
         }
         for (name, words) in troubles {
             self.complaints

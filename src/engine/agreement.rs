@@ -318,10 +318,15 @@ impl Agreement {
         self.posts.iter().any(|post| post.is_pending(source))
     }
 
-    /// Whether this ban is in force everywhere.
+    /// Whether this ban is in force wherever it can be.
     pub(super) fn is_in_force(&self, source: Source) -> bool {
-        let mut present = self.posts.iter().filter(|post| post.is_present());
-        present.all(|post| post.enforces(source))
+        let mut able = self.posts.iter().filter(|post| !post.refuses(source));
+        able.all(|post| post.enforces(source))
+    }
+
+    /// Whether nobody will ever make this ban real.
+    pub(super) fn is_refused(&self, source: Source) -> bool {
+        self.posts.iter().all(|post| post.refuses(source))
     }
 
     /// Where this ban is in force.

@@ -25,6 +25,8 @@ pub(super) struct Post {
     under_way: Option<(Doing, UnderWay)>,
     /// Bans that it could not make real yet.
     unenforced: HashSet<Source>,
+    /// Bans that it will never make real.
+    refused: HashSet<Source>,
     /// Bans that are lifted here and that it could not lift yet.
     unlifted: HashSet<Source>,
     /// Whether it could not see to what its bans need, or could not lift what nobody here knows.
@@ -40,6 +42,8 @@ pub(super) struct Post {
     /// Since when something has been outstanding, and what went wrong last.
     differs_since: Option<Mono>,
     trouble: Option<String>,
+    /// What went wrong last, mended or not.
+    last_words: Option<String>,
 }
 
 /// What has happened at a post that others should hear of.
@@ -91,6 +95,7 @@ impl Post {
             next: Next::default(),
             under_way: None,
             unenforced: HashSet::new(),
+            refused: HashSet::new(),
             unlifted: HashSet::new(),
             is_unsound: false,
             is_not_clear: false,
@@ -100,6 +105,7 @@ impl Post {
             pause: FIRST_PAUSE,
             differs_since: None,
             trouble: None,
+            last_words: None,
         }
     }
 
@@ -154,6 +160,7 @@ impl Post {
         for source in sources {
             self.next.put.remove(source);
             self.unenforced.remove(source);
+            self.refused.remove(source);
         }
         self.settle(now, told);
     }
@@ -258,12 +265,10 @@ impl Post {
             unenforced: doing.put.clone(),
             unlifted: doing.lift.clone(),
             is_not_clear: doing.clear,
-            errors: vec![Error {
-                responder: self.name,
-                message: "its thread has died: restart portsentry, and report this".to_owned(),
-                full: false,
-                sources: Vec::new(),
-            }],
+            errors: vec![Error::new(
+                self.name,
+                "its thread has died: restart portsentry, and report this".to_owned(),
+            )],
             has_clock: self.has_clock,
             ..Report::default()
         }
@@ -327,14 +332,20 @@ impl Post {
         self.is_not_clear = report.is_not_clear || self.is_not_clear && !doing.clear;
         if doing.clear {
             self.unenforced.clear();
+            self.refused.clear();
             self.unlifted.clear();
         }
         for source in doing.lift.iter().chain(&doing.put) {
             self.unenforced.remove(source);
+            self.refused.remove(source);
             self.unlifted.remove(source);
         }
         self.unlifted.extend(report.unlifted);
         self.unenforced.extend(&report.unenforced);
+        for source in report.errors.iter().flat_map(|error| &error.refused) {
+            self.unenforced.remove(source);
+            self.refused.insert(*source);
+        }
         let in_force = |(source, deed)| Happened::InForce(source, deed);
         told.extend(report.deeds.into_iter().map(in_force));
         told.extend(report.unenforced.into_iter().map(Happened::NotInForce));
@@ -344,21 +355,19 @@ impl Post {
         if !report.errors.is_empty() {
             let words = sentence(&report.errors);
             told.push(Happened::Trouble(self.name, words.clone()));
-            self.trouble = Some(words);
-            self.differs_since.get_or_insert(now.mono);
-            self.retry_at = Some(now.mono.later(self.pause));
+            self.last_words = Some(words.clone());
+            if self.is_behind() {
+                self.trouble = Some(words);
+                self.differs_since.get_or_insert(now.mono);
+                self.retry_at = Some(now.mono.later(self.pause));
+            }
         }
         self.settle(now, told);
     }
 
     /// Notes that nothing is outstanding any more, where that is so.
     fn settle(&mut self, now: Now, told: &mut Vec<Happened>) {
-        let is_behind = self.is_unsound
-            || self.is_not_clear
-            || self.is_robbed
-            || !self.unenforced.is_empty()
-            || !self.unlifted.is_empty();
-        if is_behind {
+        if self.is_behind() {
             self.retry_at.get_or_insert(now.mono.later(self.pause));
         } else if self.differs_since.take().is_some() {
             self.retry_at = None;
@@ -366,6 +375,14 @@ impl Post {
             self.trouble = None;
             told.push(Happened::Agrees(self.name));
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.is_unsound
+            || self.is_not_clear
+            || self.is_robbed
+            || !self.unenforced.is_empty()
+            || !self.unlifted.is_empty()
     }
 
     /// Whether it works here at all.
@@ -379,11 +396,17 @@ impl Post {
         self.next.put.contains_key(&source) || self.under_way.as_ref().is_some_and(is_under_way)
     }
 
+    /// Whether it will never make this ban real, or is not there to.
+    pub(super) fn refuses(&self, source: Source) -> bool {
+        !self.is_present() || self.refused.contains(&source)
+    }
+
     /// Whether this ban is in force there, as far as the responder said.
     pub(super) fn enforces(&self, source: Source) -> bool {
         self.is_present()
             && !self.is_robbed
             && !self.unenforced.contains(&source)
+            && !self.refused.contains(&source)
             && !self.is_pending(source)
     }
 
@@ -438,12 +461,13 @@ impl Post {
             .under_way
             .as_ref()
             .map_or(0, |(doing, _)| doing.put.len());
-        self.unenforced.len() + self.next.put.len() + under_way
+        self.unenforced.len() + self.refused.len() + self.next.put.len() + under_way
     }
 
     /// What stands between these and what was ordered for them; `None`: nothing.
     pub(super) fn obstacle(&self, sources: &[Source]) -> Option<String> {
         let is_stuck = |source| self.unlifted.contains(source) || self.unenforced.contains(source);
+        let is_refused = |source| self.refused.contains(source);
         if self.under_way.is_some() {
             Some(format!(
                 "{} has not answered yet, and is waited for",
@@ -451,6 +475,8 @@ impl Post {
             ))
         } else if self.is_not_clear || sources.iter().any(is_stuck) {
             self.trouble.clone()
+        } else if sources.iter().any(is_refused) {
+            self.last_words.clone()
         } else {
             None
         }

@@ -40,6 +40,8 @@ struct World {
     transactions: usize,
     /// Its bans do not end by themselves.
     clockless: bool,
+    /// It never bans this one.
+    refuses: Option<Source>,
 }
 
 struct Fake(Rc<RefCell<World>>);
@@ -50,12 +52,7 @@ impl Fake {
         world.transactions += 1;
         if world.broken {
             let message = "out of order".to_owned();
-            return Err(respond::Error {
-                responder: "fake",
-                message,
-                full: false,
-                sources: Vec::new(),
-            });
+            return Err(respond::Error::new("fake", message));
         }
         act(&mut world);
         Ok(())
@@ -80,6 +77,14 @@ impl Responder for Fake {
         })
     }
     fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), respond::Error> {
+        let refused = self.0.borrow().refuses;
+        if let Some(source) = refused.filter(|it| bans.iter().any(|ban| ban.source == *it)) {
+            return Err(respond::Error {
+                sources: vec![source],
+                refused: vec![source],
+                ..respond::Error::new("fake", "it is in the way".to_owned())
+            });
+        }
         self.act(|world| {
             world
                 .held
@@ -873,6 +878,35 @@ fn of_two_responders_one_that_fails_does_not_keep_the_other_from_banning() {
         assert!(unbanned.failures.is_empty());
         assert!(bench.held().is_empty() && bench.in_file().is_empty());
     }
+}
+
+#[test]
+fn what_one_responder_refuses_for_good_is_no_trouble_where_another_bans() {
+    let stranger = STRANGER.parse().unwrap();
+    let mut bench = Bench::with_file("");
+    bench.file.borrow_mut().refuses = Some(stranger);
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    assert_eq!(bench.engine.standing(stranger), ["fake"]);
+    assert_eq!(bench.engine.differs_since(), None);
+    assert_eq!(
+        bench.engine.next_deadline(),
+        Some(after(600).mono),
+        "no retry"
+    );
+    assert!(bench.engine.untold.is_empty());
+    let refusal = bench.order(STRANGER).unwrap_err().to_string();
+    assert!(refusal.ends_with("it is in the way"), "{refusal}");
+    assert_eq!(bench.held(), [STRANGER], "as it was before");
+
+    bench.world.borrow_mut().refuses = Some("203.0.113.8".parse().unwrap());
+    bench.file.borrow_mut().refuses = bench.world.borrow().refuses;
+    bench.probes("203.0.113.8", &[1, 2, 3], NOW);
+    assert_eq!(
+        bench.engine.bans().len(),
+        1,
+        "a ban that nobody makes real is none"
+    );
+    assert!(bench.engine.troubles(NOW.mono)[0].contains("it is in the way"));
 }
 
 #[test]

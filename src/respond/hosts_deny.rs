@@ -167,10 +167,5 @@ fn held(mark: &Mark, now: Wall) -> Held {
 }
 
 fn trouble(message: String) -> Error {
-    Error {
-        responder: NAME,
-        message,
-        full: false,
-        sources: Vec::new(),
-    }
+    Error::new(NAME, message)
 }

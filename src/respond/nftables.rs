@@ -495,10 +495,5 @@ fn open_line() -> Result<Line, Error> {
 }
 
 fn trouble(message: String) -> Error {
-    Error {
-        responder: NAME,
-        message,
-        full: false,
-        sources: Vec::new(),
-    }
+    Error::new(NAME, message)
 }

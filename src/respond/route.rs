@@ -66,7 +66,7 @@ impl Route {
                 landmark.or_else(|| is_link_local(*source).then(|| LINK_LOCAL.to_owned()));
             let is_free = obstacle.is_none();
             if let Some(obstacle) = obstacle {
-                failures.note(*source, obstacle);
+                failures.refuse(*source, obstacle);
             }
             is_free
         });
@@ -307,10 +307,5 @@ fn said(errno: Errno) -> String {
 }
 
 fn trouble(message: String) -> Error {
-    Error {
-        responder: NAME,
-        message,
-        full: false,
-        sources: Vec::new(),
-    }
+    Error::new(NAME, message)
 }

@@ -52,12 +52,7 @@ impl Slow {
             panic!("as the test wants it");
         }
         if state.fails {
-            return Err(respond::Error {
-                responder: "slow",
-                message: "out of order".to_owned(),
-                full: false,
-                sources: Vec::new(),
-            });
+            return Err(respond::Error::new("slow", "out of order".to_owned()));
         }
         act(&mut state);
         Ok(())

@@ -8,6 +8,7 @@ pub(super) struct Failures {
     what: &'static str,
     of: usize,
     sources: Vec<Source>,
+    refused: Vec<Source>,
     /// Of the first [`NAMED`] of them.
     words: Vec<String>,
 }
@@ -22,6 +23,7 @@ impl Failures {
             what,
             of,
             sources: Vec::new(),
+            refused: Vec::new(),
             words: Vec::new(),
         }
     }
@@ -31,6 +33,12 @@ impl Failures {
         if self.words.len() < NAMED {
             self.words.push(format!("{source}: {words}"));
         }
+    }
+
+    /// As [`note`](Self::note), where trying again would come to the same.
+    pub(super) fn refuse(&mut self, source: Source, words: String) {
+        self.refused.push(source);
+        self.note(source, words);
     }
 
     /// `Ok` where there were none.
@@ -48,10 +56,9 @@ impl Failures {
             message += &format!("; and {} more", failed - self.words.len());
         }
         Err(Error {
-            responder,
-            message,
-            full: false,
             sources: self.sources,
+            refused: self.refused,
+            ..Error::new(responder, message)
         })
     }
 }
