@@ -4,10 +4,12 @@
 
 use crate::clock::{Now, Wall};
 use crate::config::{Config, ResponderKind};
+use crate::host::DeadEnds;
 use crate::policy::{Ban, End, Origin, Reason};
 use crate::source::Source;
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -485,4 +487,37 @@ pub fn withdraw_clockless(responder: &mut dyn Responder) -> Result<(), Error> {
         return Ok(());
     }
     responder.withdraw()
+}
+
+/// The commands that lift these bans in one responder without us, or `all` of them, for an admin to type.
+#[must_use]
+pub fn by_hand(
+    kind: ResponderKind,
+    config: &Config,
+    sources: &BTreeSet<Source>,
+    all: bool,
+) -> Vec<String> {
+    let each = |line: &dyn Fn(&Source) -> String| sources.iter().map(line).collect();
+    match kind {
+        ResponderKind::Nftables if all => {
+            vec![format!("nft delete table inet {}", config.nftables.table)]
+        }
+        ResponderKind::Nftables => each(&|source| {
+            let (set, element) = nftables::place(*source);
+            let table = &config.nftables.table;
+            format!("nft delete element inet {table} {set} '{{ {element} }}'")
+        }),
+        ResponderKind::Route if all => ["-4", "-6"]
+            .map(|family| format!("ip {family} route flush proto {}", DeadEnds::PROTOCOL))
+            .to_vec(),
+        ResponderKind::Route => each(&|source| {
+            let to = source.net();
+            format!("ip route del {to} proto {}", DeadEnds::PROTOCOL)
+        }),
+        ResponderKind::HostsDeny => vec![format!(
+            "delete its line in {}, and the comment of ours above it",
+            config.hosts_deny.file.display()
+        )],
+        ResponderKind::Command => vec!["undo what the program of command.ban does".to_owned()],
+    }
 }

@@ -10,7 +10,7 @@ use super::{Asked, Client, Failure, ago, offline, print};
 use crate::clock::Now;
 use crate::control::{AskError, Lifted, Line, Request};
 use crate::log::span;
-use crate::respond::nftables;
+use crate::respond;
 use crate::source::Source;
 
 #[derive(Args)]
@@ -73,25 +73,18 @@ impl Unban {
 
     /// What frees the address when we cannot.
     fn by_hand(&self, client: &Client) -> String {
-        let table = &client.config.nftables.table;
-        let mut text =
-            "this frees the address in the kernel by hand (an element that is not there is no matter".to_owned();
+        let mut text = "this frees the address by hand (what is not there is no matter".to_owned();
         if client.spoilt.is_some() {
             text.push_str("; the names are those of the default configuration");
         }
         text.push_str("):");
-        if self.all {
-            let _ = write!(text, "\n  nft delete table inet {table}");
-        }
         let widest = |source: &Source| client.config.ban.widest(*source);
         let covering = self.sources.iter().flat_map(|one| [*one, widest(one)]);
         let covering: BTreeSet<Source> = covering.collect();
-        for source in covering {
-            let (set, element) = nftables::place(source);
-            let _ = write!(
-                text,
-                "\n  nft delete element inet {table} {set} '{{ {element} }}'"
-            );
+        for kind in &client.config.ban.responders {
+            for line in respond::by_hand(*kind, &client.config, &covering, self.all) {
+                let _ = write!(text, "\n  {line}");
+            }
         }
         text
     }

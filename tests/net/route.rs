@@ -186,7 +186,6 @@ fn a_crash_amid_a_thousand_bans_leaves_what_is_known_and_nothing_else() {
     }
     eventually("some are banned", || (ours(host).len() > 1).then_some(()));
     daemon.kill9();
-    let left = ours(host);
     daemon.configure(&format!("{ROUTE}\n{AT_ONCE}\ntcp.mode = \"off\""));
     daemon.restart();
     eventually("the world and the list agree", || {
@@ -195,7 +194,6 @@ fn a_crash_amid_a_thousand_bans_leaves_what_is_known_and_nothing_else() {
     });
     let known = ours(host);
     assert!(known.contains("203.0.113.7"), "{known:?}");
-    assert!(known.is_subset(&left), "what is known was in force");
     daemon.ok(&["unban", "--all"]);
     assert_eq!(ours(host), BTreeSet::new());
     assert_eq!(others(host), before);
