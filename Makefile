@@ -40,7 +40,7 @@ distro: ## in a booted Debian 12 and 13: units, sandbox, journal, reload, reboot
 	cargo test --locked --test distro
 
 bench: setup ## measure, and print the figures: from probe to drop, replay, memory, size (as root)
-	cargo bench --locked --bench figures
+	cargo bench --locked --bench figures --bench responders
 
 deny: ## licences, sources and advisories of what we depend on (needs cargo-deny)
 	cargo deny check
