@@ -109,6 +109,8 @@ pub struct Status {
     pub responders: Vec<String>,
     /// How each of them is.
     pub health: Vec<Health>,
+    /// When bans were last put back that somebody had taken away; absent: never. How often is in the counters.
+    pub last_repair: Option<Repair>,
     /// How packets are seen.
     pub capture: CaptureStatus,
     /// What became of the probes.
@@ -126,6 +128,17 @@ pub struct Health {
     pub enforced: u64,
     /// Why it does not work, or what went wrong last and is not mended; absent: all is well.
     pub trouble: Option<String>,
+}
+
+/// Bans that were put back after somebody had taken them away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// Where.
+    pub responder: String,
+    /// Who had taken them away.
+    pub after: String,
 }
 
 /// The daemon's state in one word.

@@ -76,6 +76,7 @@ pub struct Engine {
     reports: Reports,
     /// How many more lines may tell of those who are dealt with already.
     repeats: Budget,
+    last_repair: Option<Repair>,
     /// Who has taken bans away that are being put back, if that is known.
     meddler: Option<String>,
     fights: Fights,
@@ -140,6 +141,17 @@ pub struct Health {
     pub trouble: Option<String>,
 }
 
+/// Bans that were put back after somebody had taken them away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// When.
+    pub at: Wall,
+    /// Where.
+    pub responder: &'static str,
+    /// Who had taken them away, fit for a log.
+    pub after: String,
+}
+
 /// What lifting bans came to.
 #[derive(Debug, Default)]
 pub struct Unbanned {
@@ -167,6 +179,7 @@ impl Engine {
             untold: HashMap::new(),
             reports: Reports::default(),
             repeats: Budget::default(),
+            last_repair: None,
             meddler: None,
             fights: Fights::default(),
             reconciled_to: None,
@@ -645,6 +658,12 @@ impl Engine {
         };
         let posts = self.world.posts().iter().map(of);
         posts.chain(self.programs_health()).collect()
+    }
+
+    /// When bans were last put back; `None`: they never had to be.
+    #[must_use]
+    pub fn last_repair(&self) -> Option<&Repair> {
+        self.last_repair.as_ref()
     }
 
     /// Where the ban of this source is in force.

@@ -1,6 +1,7 @@
 //! `portsentry status`
 
-use super::{Asked, Client, Failure, Output, print};
+use super::{Asked, Client, Failure, Output, ago, print};
+use crate::clock::Now;
 use crate::control::{Line, Request, State, Status};
 use crate::log::span;
 use std::time::Duration;
@@ -80,6 +81,16 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
                     health.responder, health.enforced
                 )?;
             }
+        }
+        if let Some(repair) = &status.last_repair {
+            writeln!(
+                out,
+                "            put back {} times, the last time {}: {} had been robbed by {}",
+                n.repairs,
+                ago(repair.at, Now::read()),
+                repair.responder,
+                repair.after
+            )?;
         }
         if let Some(seconds) = status.differing_for {
             writeln!(

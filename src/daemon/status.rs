@@ -3,7 +3,7 @@
 use super::{Daemon, count, follow};
 use crate::clock::Now;
 use crate::config::{Method, Response};
-use crate::control::{CaptureStatus, Health, State, Status};
+use crate::control::{CaptureStatus, Health, Repair, State, Status};
 use crate::engine;
 use crate::probe::{Protocol, Skip};
 
@@ -50,6 +50,11 @@ impl Daemon {
             differing_for,
             responders: health.iter().map(|it| it.responder.clone()).collect(),
             health,
+            last_repair: self.engine.last_repair().map(|repair| Repair {
+                at: repair.at.0,
+                responder: repair.responder.to_owned(),
+                after: repair.after.clone(),
+            }),
             capture: CaptureStatus {
                 method: match config.capture.method {
                     Method::Packet => "packet".to_owned(),

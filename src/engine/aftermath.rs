@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::post::Happened;
 use super::report::Outcome;
-use super::{About, Engine};
+use super::{About, Engine, Repair};
 use crate::clock::Now;
 use crate::history::Ending;
 use crate::policy::{Alarm, Reason};
@@ -42,12 +42,16 @@ impl Engine {
             let lost = self.hear(now);
             for name in &lost {
                 self.counters.repairs += 1;
-                let who = self.meddler.take();
+                let by = self.meddler.take().unwrap_or_else(|| "somebody".to_owned());
                 warn!(
-                    "{name}: {} has taken bans away, or what they need: putting {} back",
-                    who.as_deref().unwrap_or("somebody"),
+                    "{name}: {by} has taken bans away, or what they need: putting {} back",
                     self.bans.len()
                 );
+                self.last_repair = Some(Repair {
+                    at: now.wall,
+                    responder: name,
+                    after: by,
+                });
                 self.world.make_good(name, &self.bans, now);
             }
             if lost.is_empty() {

@@ -64,6 +64,11 @@ fn whatever_takes_bans_away_wholesale_is_put_right_at_once() {
         );
         assert_eq!(status["state"], "enforcing", "{status}");
     }
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("nftables had been robbed by nft pid "),
+        "{status}"
+    );
     let log = daemon.log();
     assert!(log.contains("nftables: nft pid "), "{log}");
     assert!(log.contains("putting 2 back"), "{log}");
