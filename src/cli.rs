@@ -19,6 +19,7 @@ use flags::Flags;
 
 mod ban;
 mod convert;
+mod explain;
 mod flags;
 mod history;
 mod ignore;
@@ -68,6 +69,8 @@ enum Command {
     Ignore(ignore::Ignore),
     /// Show past and present bans, the newest first
     History(history::History),
+    /// Tell all that is known of an address: its probes, its bans and where they stand, its history, who it is
+    Explain(explain::Explain),
     /// Have the daemon read its configuration and ignore files again
     Reload,
     /// Ban a documentation address through each responder, look whether it is there, lift the ban, and look again
@@ -142,6 +145,7 @@ impl Cli {
             Command::Unban(unban) => unban.run(&self.client()),
             Command::Ignore(ignore) => ignore.run(&self.client()),
             Command::History(history) => history.print(&self.strict()?),
+            Command::Explain(explain) => explain.run(&self.client()),
             Command::Reload => reload(&self.client()),
             Command::TestResponders(test) => test.run(&self.client()),
             Command::Withdraw { clockless } => offline::withdraw(&self.strict()?, *clockless),

@@ -2,10 +2,12 @@
 //!
 //! The daemon carries out its clients' requests by it, and the command line its own when no daemon runs.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::clock::Now;
 use crate::control::{self, Line, Request};
+use crate::engine::explain::{Explanation, Standing};
 use crate::engine::{Engine, Order, Unbanned};
 use crate::history::Seq;
 use crate::policy::{Ban, Reason};
@@ -63,6 +65,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
         }
         Request::Status
         | Request::List
+        | Request::Explain { .. }
         | Request::Reload
         | Request::ReadIgnore
         | Request::AddModes { .. } => Err("this request changes no bans".to_owned()),
@@ -117,6 +120,55 @@ impl Outcome {
             }));
         }
         unbanned.failures
+    }
+}
+
+/// What is known of an address, as it is told.
+#[must_use]
+pub fn explained(
+    address: IpAddr,
+    known: &Explanation,
+    trigger: u16,
+    now: Now,
+) -> control::Explained {
+    let mut missing = Vec::new();
+    let mut bans = Vec::new();
+    for Standing { ban, looked_up } in &known.bans {
+        let mut told = listed(ban, now);
+        let mut holding = Vec::new();
+        for (name, held) in looked_up {
+            match held {
+                Ok(true) => holding.push((*name).to_owned()),
+                Ok(false) => missing.push(format!("{name} does not hold {}", ban.source)),
+                Err(cause) => missing.push(format!("{name} cannot be asked: {cause}")),
+            }
+        }
+        told.responders = Some(holding);
+        bans.push(told);
+    }
+    let evidence = known.evidence.as_ref();
+    let probes = evidence.map_or(&[][..], |it| &it.probes);
+    control::Explained {
+        address: address.to_string(),
+        source: known.source.to_string(),
+        friend: known.friend.as_ref().map(ToString::to_string),
+        bans,
+        missing,
+        probes: probes
+            .iter()
+            .map(|seen| control::Seen {
+                ago: now.mono.since(seen.at).as_secs(),
+                protocol: seen.protocol.to_string(),
+                port: seen.port,
+                scan: seen.scan_type.to_string(),
+            })
+            .collect(),
+        trigger: u64::from(trigger),
+        muted: evidence
+            .and_then(|it| it.muted_until)
+            .map(|until| until.since(now.mono).as_secs()),
+        past: known.past.map_or(0, |past| past.count),
+        next: known.next_length.map(|length| length.as_secs()),
     }
 }
 

@@ -50,6 +50,11 @@ pub enum Request {
     },
     /// Lift every ban: answered by a [`Lifted`] each.
     UnbanAll,
+    /// All that is known of an address: answered by one [`Explained`].
+    Explain {
+        /// The address.
+        address: std::net::IpAddr,
+    },
     /// Read the configuration anew: answered by a [`Reloaded`].
     Reload,
     /// Read the ignore files anew, and lift the bans of whom they name: answered by an [`IgnoreRead`].
@@ -73,6 +78,8 @@ pub enum Line {
     Listed(Listed),
     /// To `unban`.
     Lifted(Lifted),
+    /// To `explain`.
+    Explained(Box<Explained>),
     /// To `reload`.
     Reloaded(Reloaded),
     /// To `read-ignore`.
@@ -188,6 +195,44 @@ pub struct Listed {
     /// The responders where it is in force; absent where nobody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responders: Option<Vec<String>>,
+}
+
+/// What is known of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The address.
+    pub address: String,
+    /// What a ban of it would name.
+    pub source: String,
+    /// Why it is never banned; absent: it may be.
+    pub friend: Option<String>,
+    /// The bans that cover it, where `responders` are those that hold it right now.
+    pub bans: Vec<Listed>,
+    /// Responders that do not hold a ban which covers it, or could not be asked, in words.
+    pub missing: Vec<String>,
+    /// Its probes that count, the latest first.
+    pub probes: Vec<Seen>,
+    /// So many make a scan.
+    pub trigger: u64,
+    /// Seconds for which its scans are not reported again; absent: they are.
+    pub muted: Option<u64>,
+    /// Bans that are over and count towards the next.
+    pub past: u32,
+    /// Seconds that the next ban would last; absent: for ever.
+    pub next: Option<u64>,
+}
+
+/// A probe that counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Seconds ago.
+    pub ago: u64,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Its port.
+    pub port: u16,
+    /// What it looked like: `syn`, `fin` …
+    pub scan: String,
 }
 
 /// What became of one address that was to be unbanned.

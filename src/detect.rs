@@ -24,6 +24,28 @@ pub struct Scan {
     pub summary: Summary,
 }
 
+/// What is known of a source that is not banned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Its probes that count, the latest first.
+    pub probes: Vec<Seen>,
+    /// Until when its scans are not reported again, because one has been and nobody was banned for it.
+    pub muted_until: Option<Mono>,
+}
+
+/// One probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When, the last time.
+    pub at: Mono,
+    /// Where to.
+    pub protocol: Protocol,
+    /// Its port.
+    pub port: u16,
+    /// What it looked like.
+    pub scan_type: ScanType,
+}
+
 /// Remembers the last probes of each source, and finds the scans among them.
 ///
 /// Memory is bounded by 65,536 sources of `trigger` probes each, and is taken as sources appear.
@@ -152,6 +174,33 @@ impl Detector {
         let slot = bucket.way_of(source).map(|way| &bucket.slots[way]);
         slot.and_then(|slot| slot.muted_until)
             .is_some_and(|until| now < until)
+    }
+
+    /// What still counts of what `source` did; `None`: nothing.
+    #[must_use]
+    pub fn evidence(&self, source: Source, now: Mono) -> Option<Evidence> {
+        let Rules {
+            trigger, window, ..
+        } = self.rules;
+        let bucket = self.buckets[index(&self.key, source)].as_ref()?;
+        let way = bucket.way_of(source)?;
+        let slot = &bucket.slots[way];
+        let marks = bucket.marks[way * trigger..][..slot.len].iter();
+        let mut probes: Vec<Seen> = marks
+            .filter(|mark| window.is_none_or(|window| now.since(mark.at) <= window))
+            .map(|mark| Seen {
+                at: mark.at,
+                protocol: mark.protocol,
+                port: mark.port,
+                scan_type: mark.scan_type,
+            })
+            .collect();
+        probes.sort_by_key(|seen| std::cmp::Reverse(seen.at));
+        let muted_until = slot.muted_until.filter(|until| now < *until);
+        (!probes.is_empty() || muted_until.is_some()).then_some(Evidence {
+            probes,
+            muted_until,
+        })
     }
 
     /// Sources dropped so far to make room for others.
@@ -334,6 +383,23 @@ mod tests {
             scan_type: ScanType::Udp,
             ..syn(port)
         }
+    }
+
+    #[test]
+    fn what_still_counts_is_told_the_latest_first() {
+        let mut detector = detector(|_| {});
+        let known = |detector: &Detector, at| {
+            let evidence = detector.evidence(source(1), at)?;
+            Some(evidence.probes.iter().map(|seen| seen.port).collect())
+        };
+        assert_eq!(known(&detector, T0), None::<Vec<u16>>);
+        let _ = detector.observe(source(1), &syn(21), T0);
+        let _ = detector.observe(source(1), &syn(22), seconds(10));
+        assert_eq!(known(&detector, seconds(10)), Some(vec![22, 21]));
+        assert_eq!(known(&detector, seconds(305)), Some(vec![22]));
+        assert_eq!(known(&detector, seconds(311)), None);
+        detector.mute(source(1), seconds(999));
+        assert_eq!(known(&detector, seconds(400)), Some(vec![]));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod aftermath;
 mod agreement;
 mod complaints;
 mod counters;
+pub mod explain;
 mod meddling;
 mod post;
 mod programs;

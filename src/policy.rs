@@ -57,7 +57,8 @@ pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now
 }
 
 /// The first ban's length, times `escalate` for each ban before it that is remembered, up to `max`; `None`: for ever.
-fn length_of_next(rules: &BanRules, past: Option<Past>, now: Now) -> Option<Duration> {
+#[must_use]
+pub fn length_of_next(rules: &BanRules, past: Option<Past>, now: Now) -> Option<Duration> {
     let first = rules.duration?;
     let remembered = past.filter(|past| {
         rules

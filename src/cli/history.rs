@@ -66,7 +66,7 @@ impl History {
 }
 
 /// `2026-11-22 18:47:39  203.0.113.7  banned for 10m: syn scan, 3 tcp ports, last 23; unbanned by uid 0 after 2m`
-fn write_row(out: &mut dyn Write, row: &Row, now: Wall) -> io::Result<()> {
+pub(super) fn write_row(out: &mut dyn Write, row: &Row, now: Wall) -> io::Result<()> {
     let what = match (row.response, row.end) {
         (Response::Log, _) => "logged".to_owned(),
         (Response::Ban, Some(end)) => format!("banned for {}", span(end.since(row.start))),

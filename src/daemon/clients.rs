@@ -250,6 +250,12 @@ impl Daemon {
                 };
                 self.at_once(id, vec![line])
             }
+            Request::Explain { address } => {
+                let known = self.engine.explain(address, now);
+                let trigger = self.engine.config().detect.trigger;
+                let told = command::explained(address, &known, trigger, now);
+                self.at_once(id, vec![Line::Explained(Box::new(told)), Line::Done])
+            }
             Request::Reload => {
                 let line = match self.reload(now) {
                     Ok(reloaded) => vec![Line::Reloaded(reloaded), Line::Done],

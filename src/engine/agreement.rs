@@ -262,6 +262,18 @@ impl Agreement {
         failure.map_or(Ok(false), Err)
     }
 
+    /// Each responder, and whether it holds exactly this source right now.
+    pub(super) fn look_up(&mut self, source: Source) -> Vec<(&'static str, Result<bool, String>)> {
+        let ask = |post: &mut Post| {
+            let found = post.hands().ask(PATIENCE, move |it| it.find(source));
+            let found = found.ok_or_else(|| "it does not answer".to_owned());
+            let held = found.and_then(|found| found.map_err(|error| error.to_string()));
+            (post.name, held.map(|held| held.is_some()))
+        };
+        let present = self.posts.iter_mut().filter(|post| post.is_present());
+        present.map(ask).collect()
+    }
+
     /// Leaves no trace in the world; what failed.
     pub(super) fn withdraw(&mut self) -> Result<(), String> {
         self.ask_all(|responder| responder.withdraw())

@@ -488,3 +488,43 @@ fn a_withdrawal_asks_the_socket_too() {
     );
     assert!(host.element("banned4", "203.0.113.7").is_some());
 }
+
+#[test]
+fn explain_tells_probes_bans_where_they_stand_and_why_nobody_is_banned() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "ignore.addresses = [\"203.0.113.7\"]");
+    let explain = |address: &str| daemon.ok(&["explain", address]);
+    let said = explain("203.0.113.7");
+    assert!(said.contains("is never banned: it is ignored"), "{said}");
+
+    stranger.nmap("-sS", "21,22", Pair::HOST);
+    daemon.has_counted("hits", 2);
+    let said = explain(Pair::STRANGER);
+    assert!(
+        said.contains("a ban would name 10.77.0.2 and last 10m"),
+        "{said}"
+    );
+    assert!(said.contains("probes that count: 2 of the 3"), "{said}");
+    assert!(said.contains("scan of tcp port 21, "), "{said}");
+
+    stranger.nmap("-sS", "23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    let said = explain(Pair::STRANGER);
+    assert!(said.contains("is banned as 10.77.0.2 since "), "{said}");
+    assert!(said.contains("held right now by nftables"), "{said}");
+    assert!(
+        said.contains("banned for 10m: syn scan, 3 tcp ports"),
+        "{said}"
+    );
+
+    let told: serde_json::Value =
+        serde_json::from_str(&daemon.ok(&["explain", "--json", Pair::STRANGER])).expect("JSON");
+    assert_eq!(
+        told["bans"][0]["responders"],
+        serde_json::json!(["nftables"])
+    );
+    daemon.ok(&["unban", Pair::STRANGER]);
+    let said = explain(Pair::STRANGER);
+    assert!(said.contains("is not banned;"), "{said}");
+    assert!(said.contains("unban by uid 0"), "{said}");
+}

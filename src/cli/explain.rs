@@ -1,0 +1,137 @@
+//! `portsentry explain`
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::history::write_row;
+use super::{Asked, Client, Failure, ago, print};
+use crate::clock::Now;
+use crate::control::{Explained, Line, Request};
+use crate::history::{History as Store, Row};
+use crate::log::span;
+
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The address
+    address: IpAddr,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rows of history that are shown.
+const ROWS: usize = 20;
+
+impl Explain {
+    pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
+        let address = self.address.to_canonical();
+        let mut known = None;
+        let asked = client.ask(&Request::Explain { address }, |line| {
+            if let Line::Explained(it) = line {
+                known = Some(*it);
+            }
+            Ok(())
+        })?;
+        let known = match (asked, known) {
+            (Asked::Done, Some(known)) => known,
+            (Asked::Failed(why), _) => return Err(Failure::from(why)),
+            (Asked::NoDaemon(why), _) => {
+                let hint = "what is over, and what history says still runs, is told by `portsentry history ADDRESS`";
+                return Err(Failure::from(format!("{why}; {hint}")));
+            }
+            (Asked::Done, None) => {
+                return Err(Failure::from(
+                    "the daemon's answer makes no sense".to_owned(),
+                ));
+            }
+        };
+        if self.json {
+            return print(|out| {
+                serde_json::to_writer_pretty(&mut *out, &known)?;
+                writeln!(out)
+            });
+        }
+        let rows = match Store::open_read_only(&client.config.history.file)? {
+            Some(history) => history.of(Some(address), ROWS)?,
+            None => Vec::new(),
+        };
+        print(|out| write(out, &known, &rows))
+    }
+}
+
+fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()> {
+    let now = Now::read();
+    let seconds = |n| span(Duration::from_secs(n));
+    writeln!(out, "{}", known.address)?;
+    if let Some(why) = &known.friend {
+        writeln!(out, "  is never banned: {why}")?;
+    }
+    for ban in &known.bans {
+        let left = ban.left.map_or("without an end".to_owned(), |left| {
+            format!("{} left", seconds(left))
+        });
+        let holding = ban.responders.clone().unwrap_or_default();
+        writeln!(
+            out,
+            "  is banned as {} since {}, {left}: {}",
+            ban.source,
+            ago(ban.start, now),
+            ban.reason
+        )?;
+        match holding.as_slice() {
+            [] => writeln!(out, "    but nothing holds it right now")?,
+            holding => writeln!(out, "    held right now by {}", holding.join(", "))?,
+        }
+    }
+    for missing in &known.missing {
+        writeln!(out, "    {missing}")?;
+    }
+    if known.bans.is_empty() {
+        let next = known.next.map_or("without an end".to_owned(), seconds);
+        writeln!(
+            out,
+            "  is not banned; a ban would name {} and last {next}",
+            known.source
+        )?;
+    }
+    if known.past > 0 {
+        writeln!(
+            out,
+            "  bans that are over and make the next one longer: {}",
+            known.past
+        )?;
+    }
+    if let Some(muted) = known.muted {
+        writeln!(
+            out,
+            "  has been told of; its scans are not told again for {}",
+            seconds(muted)
+        )?;
+    }
+    writeln!(
+        out,
+        "  probes that count: {} of the {} that make a scan",
+        known.probes.len(),
+        known.trigger
+    )?;
+    for seen in &known.probes {
+        writeln!(
+            out,
+            "    {} scan of {} port {}, {} ago",
+            seen.scan,
+            seen.protocol,
+            seen.port,
+            seconds(seen.ago)
+        )?;
+    }
+    if !rows.is_empty() {
+        writeln!(out, "  history, the newest first:")?;
+    }
+    rows.iter().try_for_each(|row| {
+        write!(out, "    ")?;
+        write_row(out, row, now.wall)
+    })
+}

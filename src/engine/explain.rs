@@ -1,0 +1,58 @@
+//! All that is known of one address: for whoever asks why it is banned, or why not.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Engine;
+use crate::clock::Now;
+use crate::detect::Evidence;
+use crate::guard::Friend;
+use crate::policy::{Ban, Past, length_of_next};
+use crate::source::Source;
+
+/// What is known of an address.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// What a ban of it would name.
+    pub source: Source,
+    /// Why it is never banned, if so.
+    pub friend: Option<Friend>,
+    /// The bans that cover it.
+    pub bans: Vec<Standing>,
+    /// Its probes that still count; `None`: there are none.
+    pub evidence: Option<Evidence>,
+    /// Bans that are over and count towards the length of the next.
+    pub past: Option<Past>,
+    /// How long the next ban would last; `None`: for ever.
+    pub next_length: Option<Duration>,
+}
+
+/// A ban, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The ban, as we intend it.
+    pub ban: Ban,
+    /// Each responder, and whether its world holds the ban right now; an error where it could not be asked.
+    pub looked_up: Vec<(&'static str, Result<bool, String>)>,
+}
+
+impl Engine {
+    /// What is known of `address`. The responders are asked, so that this is no guess.
+    pub fn explain(&mut self, address: IpAddr, now: Now) -> Explanation {
+        let source = self.guard.source_of(address);
+        let bans: Vec<Ban> = self.bans.covering(address).cloned().collect();
+        let bans = bans.into_iter().map(|ban| Standing {
+            looked_up: self.world.look_up(ban.source),
+            ban,
+        });
+        let past = self.bans.past(source);
+        Explanation {
+            source,
+            friend: self.guard.friend(Source::from(address)),
+            bans: bans.collect(),
+            evidence: self.detector.evidence(source, now.mono),
+            past,
+            next_length: length_of_next(&self.config.ban, past, now),
+        }
+    }
+}
