@@ -77,6 +77,8 @@ pub struct Engine {
     reports: Reports,
     /// How many more lines may tell of those who are dealt with already.
     repeats: Budget,
+    /// How many more alarms may be told.
+    alarms: Budget,
     last_repair: Option<Repair>,
     /// Who has taken bans away that are being put back, if that is known.
     meddler: Option<String>,
@@ -93,6 +95,10 @@ pub struct Engine {
     /// Whether everything was lifted while the world was being listed.
     listing_is_stale: bool,
 }
+
+/// Alarms that are told a second, and those of sources that are dealt with already.
+const ALARMS: u32 = 100;
+const REPEATS: u32 = 20;
 
 /// Lines that one event may log; what is beyond is told by its number.
 const LINES: usize = 20;
@@ -179,7 +185,8 @@ impl Engine {
             complaints: Complaints::default(),
             untold: HashMap::new(),
             reports: Reports::default(),
-            repeats: Budget::default(),
+            repeats: Budget::new(REPEATS),
+            alarms: Budget::new(ALARMS),
             last_repair: None,
             meddler: None,
             fights: Fights::default(),
@@ -219,7 +226,8 @@ impl Engine {
     }
 
     fn tell(&mut self, report: &Report, name: Option<&str>, now: Now) {
-        if let Some(line) = report.tell(name) {
+        let is_quiet = !self.alarms.spend(now.mono);
+        if let Some(line) = report.tell(name, is_quiet) {
             self.record(
                 Record::Line {
                     line,
@@ -296,6 +304,9 @@ impl Engine {
         self.retry_programs(now);
         self.go_on_fighting(now);
         self.follow_up(now);
+        if let Some(more) = self.alarms.take_beyond(now.mono) {
+            info!("… and {more} more alarms within a second: history has them all");
+        }
         while let Some(report) = self.reports.overdue(now.mono) {
             self.tell(&report, None, now);
         }
@@ -309,6 +320,7 @@ impl Engine {
             self.world.retry_at(),
             self.programs.retry_at(),
             self.fights.next_deadline(),
+            self.alarms.next_deadline(),
             self.reports.next_deadline(),
         ]
         .into_iter()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use crate::clock::{Mono, Now, Wall};
+use crate::clock::{Mono, Wall};
 use crate::history::TextLine;
 use crate::log::alerts::{self, Host};
 use crate::policy::{Alarm, Reason};
@@ -99,8 +99,8 @@ impl Reports {
 }
 
 impl Report {
-    /// Logs the report. Gives back what the text files are to say, if anything.
-    pub(super) fn tell(&self, name: Option<&str>) -> Option<TextLine> {
+    /// Logs the report, unless `is_quiet`. Gives back what the text files are to say, if anything.
+    pub(super) fn tell(&self, name: Option<&str>, is_quiet: bool) -> Option<TextLine> {
         let Alarm { probe, mode } = self.alarm;
         let host = Host {
             name,
@@ -108,6 +108,9 @@ impl Report {
         };
         let reason = self.reason.as_ref().map(ToString::to_string);
         let log = |line: String| {
+            if is_quiet {
+                return;
+            }
             info!(
                 source = %probe.source,
                 name,
@@ -152,24 +155,47 @@ impl Report {
     }
 }
 
-/// How many lines a second tell of those who are dealt with already.
-#[derive(Default)]
+/// How much may be told a second. What is beyond is counted.
 pub(super) struct Budget {
+    a_second: u32,
     /// Since when, and how many; `None`: none yet.
     spent: Option<(Mono, u32)>,
+    /// How many were too many, and nobody has been told of.
+    beyond: u32,
 }
 
+const A_SECOND: Duration = Duration::from_secs(1);
+
 impl Budget {
-    const A_SECOND: u32 = 20;
+    pub(super) fn new(a_second: u32) -> Self {
+        Self {
+            a_second,
+            spent: None,
+            beyond: 0,
+        }
+    }
 
     /// Whether one more may be told.
-    pub(super) fn spend(&mut self, now: Now) -> bool {
-        let a_second = Duration::from_secs(1);
+    pub(super) fn spend(&mut self, now: Mono) -> bool {
         let (since, spent) = self
             .spent
-            .filter(|(since, _)| now.mono.since(*since) < a_second)
-            .unwrap_or((now.mono, 0));
+            .filter(|(since, _)| now.since(*since) < A_SECOND)
+            .unwrap_or((now, 0));
         self.spent = Some((since, spent.saturating_add(1)));
-        spent < Self::A_SECOND
+        let may = spent < self.a_second;
+        self.beyond = self.beyond.saturating_add(u32::from(!may));
+        may
+    }
+
+    /// When there is to be told how many were too many; `None`: none were.
+    pub(super) fn next_deadline(&self) -> Option<Mono> {
+        let (since, _) = self.spent?;
+        (self.beyond > 0).then(|| since.later(A_SECOND))
+    }
+
+    /// How many were too many, when their second is over.
+    pub(super) fn take_beyond(&mut self, now: Mono) -> Option<u32> {
+        self.next_deadline().filter(|at| *at <= now)?;
+        Some(std::mem::take(&mut self.beyond))
     }
 }

@@ -78,7 +78,7 @@ impl Engine {
 
     /// Tells of a probe by somebody who is dealt with already, if that is wanted.
     fn again(&mut self, alarm: Alarm, now: Now) {
-        if self.config.log.repeats && self.repeats.spend(now) {
+        if self.config.log.repeats && self.repeats.spend(now.mono) {
             self.report(alarm, None, true, Outcome::Again, now);
         }
     }

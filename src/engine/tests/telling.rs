@@ -169,6 +169,25 @@ fn repeats_are_told_where_that_is_wanted_and_not_without_bound() {
 }
 
 #[test]
+fn a_flood_of_scanners_does_not_flood_the_log_and_is_recorded_whole() {
+    let mut bench = bench(|config| config.detect.trigger = 1);
+    let lines = logged(|| {
+        for n in 1..=250 {
+            bench.probes(&format!("203.0.113.{n}"), &[3], NOW);
+        }
+    });
+    assert_eq!(lines.len(), 2 * 100);
+    assert_eq!(bench.engine.next_deadline(), Some(after(1).mono));
+    let lines = logged(|| bench.engine.tick(after(1)));
+    assert_eq!(
+        lines,
+        ["… and 150 more alarms within a second: history has them all"]
+    );
+    assert_eq!(logged(|| bench.engine.tick(after(2))), Vec::<String>::new());
+    assert_eq!(bench.lines().len(), 250);
+}
+
+#[test]
 fn a_name_is_waited_for_but_not_for_long() {
     let mut bench = bench(|config| config.history.resolve = true);
     let lines = logged(|| bench.probes(STRANGER, &[1, 2, 3], NOW));
