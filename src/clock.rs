@@ -3,6 +3,7 @@
 //! The event loop reads both clocks once for everything that happens together, and passes [`Now`] down.
 //! Nothing pure, nor the engine, reads a clock itself: a test says `now.later(3 s)` and never sleeps.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
@@ -59,10 +60,40 @@ impl Wall {
     }
 }
 
+/// A moment from which the wall clock is taken to have gone on; see [`Now::have_passed`].
+static PASSED: OnceLock<Now> = OnceLock::new();
+
 impl Now {
     /// Reads both clocks. Only the wiring (the event loop, the command line) calls this.
     #[must_use]
     pub fn read() -> Self {
+        let now = Self::read_clocks();
+        let passed = PASSED.get().map(|passed| {
+            let since = now.mono.since(passed.mono);
+            passed.wall.later(since)
+        });
+        Self {
+            wall: passed.map_or(now.wall, |passed| now.wall.max(passed)),
+            ..now
+        }
+    }
+
+    /// Says that `wall` has passed by now, whatever the wall clock shows: a machine without a battery boots in 1970. Until
+    /// the clock is beyond it, time goes on from there. Called once in a process at most.
+    ///
+    /// The time by which the clock was behind, if it was.
+    #[must_use]
+    pub fn have_passed(wall: Wall) -> Option<Duration> {
+        let now = Self::read_clocks();
+        let behind = wall.since(now.wall);
+        if behind.is_zero() {
+            return None;
+        }
+        let passed = Self { wall, ..now };
+        PASSED.set(passed).is_ok().then_some(behind)
+    }
+
+    fn read_clocks() -> Self {
         let mono =
             clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists on every Linux");
         let wall = SystemTime::now()

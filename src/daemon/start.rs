@@ -25,6 +25,7 @@ use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{self, Flows, Host, Services};
 use crate::listen::{self, Listeners};
+use crate::log::span;
 use crate::policy::{MAX_PAST, Past};
 use crate::privilege::{self, Needs};
 use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders, Site};
@@ -185,6 +186,12 @@ impl Daemon {
         privilege::require(needs)?;
         let lock = StateLock::acquire(&config.history.file)?;
         let mut history = History::open(&config.history.file)?;
+        if let Some(behind) = history.last_moment()?.and_then(Now::have_passed) {
+            warn!(
+                "the clock is {} behind history's last entry: going by that until it has caught up",
+                span(behind)
+            );
+        }
         let signals = block_signals().map_err(Error::event_loop("receive signals"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(Error::event_loop("wait for events"))?;

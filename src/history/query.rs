@@ -94,6 +94,20 @@ impl History {
         Ok(slice)
     }
 
+    /// When the last thing happened that is known, by its order, not by its time; `None`: nothing has.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn last_moment(&self) -> Result<Option<Wall>, Error> {
+        let sql = "SELECT max(started, coalesce(ended, started)) FROM ban ORDER BY id DESC LIMIT 1";
+        let mut last = None;
+        self.each(sql, [], |row| {
+            last = Some(Wall(row.get(0)?));
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     /// How many bans run at `now`.
     ///
     /// # Errors

@@ -235,3 +235,30 @@ fn withdraw_takes_all_down_and_leaves_history() {
     assert!(daemon.ok(&["history"]).contains("203.0.113.7"));
     daemon.ok(&["withdraw"]);
 }
+
+#[test]
+fn a_clock_that_is_behind_history_is_not_believed() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7", "--for", "2h"]);
+    daemon.stop();
+    // As if the next boot came an hour earlier.
+    let moved = rusqlite::Connection::open(daemon.history()).expect("nobody else has it");
+    let hour = 3_600_000;
+    moved
+        .execute(
+            "UPDATE ban SET started = started + ?1, ends = ends + ?1",
+            [hour],
+        )
+        .expect("it is a row");
+    drop(moved);
+    daemon.restart();
+    assert!(daemon.log().contains("behind history's last entry"));
+    let list = daemon.json("list");
+    let left = list[0]["left"].as_u64().expect("it has an end");
+    assert!((7000..=7200).contains(&left), "{list}");
+    daemon.ok(&["ban", "203.0.113.8", "--for", "1h"]);
+    let list = daemon.json("list");
+    let start = |n: usize| list[n]["start"].as_i64().expect("a time");
+    assert!(start(1) >= start(0), "time goes on from there: {list}");
+}
