@@ -328,6 +328,19 @@ impl ResponderKind {
         }
     }
 
+    /// What its bans do not stop, for people to know; `None`: nothing gets through.
+    #[must_use]
+    pub const fn gap(self) -> Option<&'static str> {
+        match self {
+            Self::Nftables => None,
+            Self::Route => {
+                Some("what banned sources send still arrives, only answers do not leave")
+            }
+            Self::HostsDeny => Some("only services behind tcp_wrappers heed it"),
+            Self::Command => Some("what your program does is not known here"),
+        }
+    }
+
     /// The one of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

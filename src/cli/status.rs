@@ -2,6 +2,7 @@
 
 use super::{Asked, Client, Failure, Output, ago, print};
 use crate::clock::Now;
+use crate::config::ResponderKind;
 use crate::control::{Line, Request, State, Status};
 use crate::log::span;
 use std::time::Duration;
@@ -67,19 +68,21 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             status.intended,
             status.responders.join(", ")
         )?;
+        let is_alone = status.health.len() == 1;
         for health in &status.health {
-            if let Some(trouble) = &health.trouble {
-                writeln!(
-                    out,
-                    "            {}: {} in force: {trouble}",
-                    health.responder, health.enforced
-                )?;
-            } else if status.health.len() > 1 {
-                writeln!(
-                    out,
-                    "            {}: {} in force",
-                    health.responder, health.enforced
-                )?;
+            let gap = ResponderKind::from_name(&health.responder).and_then(ResponderKind::gap);
+            let words = health.trouble.as_deref().or(gap);
+            if is_alone && words.is_none() {
+                continue;
+            }
+            write!(
+                out,
+                "            {}: {} in force",
+                health.responder, health.enforced
+            )?;
+            match words {
+                Some(words) => writeln!(out, ": {words}")?,
+                None => writeln!(out)?,
             }
         }
         if let Some(repair) = &status.last_repair {
