@@ -278,6 +278,7 @@ impl Daemon {
             match question {
                 Question::IsService => services.bound(probe.protocol, to),
                 Question::WasAnswered => services.connected(probe.protocol, from, to),
+                Question::IsRedirected => flows.is_redirected(probe.protocol, from, to),
                 Question::IsAnswer => flows.is_answer(probe.protocol, from, to),
             }
             .map_err(|error| error.to_string())

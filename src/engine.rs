@@ -51,6 +51,8 @@ use report::{Budget, Outcome, Report, Reports};
 pub enum Question {
     /// Is something bound to the port it was sent to?
     IsService,
+    /// Is it handed on to another address or port, to be served there?
+    IsRedirected,
     /// Does it answer traffic that left this host?
     IsAnswer,
     /// Has somebody answered it, who need not be there any more?

@@ -25,6 +25,8 @@ const NOW: Now = Now {
 const HOST: &str = "192.0.2.1";
 /// What comes from this port is an answer.
 const ANSWERING: u16 = 123;
+/// What comes to this port is handed on.
+const HANDED_ON: u16 = 443;
 /// What comes from this port was answered.
 const CONNECTED: u16 = 50_000;
 const STRANGER: &str = "203.0.113.7";
@@ -208,6 +210,7 @@ impl Bench {
                 *asked += 1;
                 Ok(listening.contains(&probe.port))
             }
+            Question::IsRedirected => Ok(probe.port == HANDED_ON),
             Question::IsAnswer => Ok(probe.source_port == ANSWERING),
             Question::WasAnswered => Ok(probe.source_port == CONNECTED),
         };
@@ -328,6 +331,17 @@ fn services_are_no_traps() {
         (1000, 1),
         "the answer is kept for a second"
     );
+}
+
+#[test]
+fn what_is_handed_on_is_a_service_also_when_it_comes_late() {
+    let mut bench = Bench::new("detect.trigger = 1");
+    bench.probes(STRANGER, &[HANDED_ON], NOW);
+    let mut late = syn("203.0.113.9", HOST, HANDED_ON);
+    late.scan_type = ScanType::Fin;
+    bench.see(&[late], after(300));
+    assert!(bench.held().is_empty());
+    assert_eq!((bench.engine.counters.services, bench.asked), (2, 1));
 }
 
 #[test]

@@ -104,10 +104,20 @@ impl Engine {
         let Some(bound) = self.ask(Question::IsService, probe, now, ask) else {
             return true;
         };
-        self.guard
-            .services
-            .keep(protocol, dest, port, bound, now.mono);
-        bound
+        let services = &mut self.guard.services;
+        services.keep(protocol, dest, port, bound, now.mono);
+        if bound {
+            return true;
+        }
+        match self.ask(Question::IsRedirected, probe, now, ask) {
+            None => true,
+            Some(false) => false,
+            Some(true) => {
+                let services = &mut self.guard.services;
+                services.keep_redirected(protocol, dest, port, now.mono);
+                true
+            }
+        }
     }
 
     /// Whether the probe began a connection with somebody who has closed the port since: a service for one caller alone (an FTP

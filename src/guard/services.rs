@@ -10,10 +10,13 @@ use crate::probe::Protocol;
 /// How long an answer may be used again.
 const HOLDS: Duration = Duration::from_secs(1);
 
+/// The same for a port that is handed on: what comes late, after its connection is over, can no longer be asked about.
+const REDIRECTED_HOLDS: Duration = Duration::from_secs(10 * 60);
+
 /// Answers kept at most; a newer one takes the place of one that shares its hash.
 const ANSWERS: usize = 1024;
 
-/// Answers to "is something bound to this address and port?", each good for a second.
+/// Answers to "is something bound to this address and port?", each good for a second, and ports that are handed on.
 pub struct KnownServices {
     answers: Box<[Option<Answer>]>,
     key: RandomState,
@@ -25,6 +28,7 @@ struct Answer {
     at: SocketAddr,
     bound: bool,
     asked: Mono,
+    holds: Duration,
 }
 
 impl KnownServices {
@@ -39,20 +43,36 @@ impl KnownServices {
     ) -> Option<(bool, Mono)> {
         let at = SocketAddr::new(address, port);
         let answer = self.answers[self.index(protocol, at)]?;
-        let is_it =
-            answer.protocol == protocol && answer.at == at && now.since(answer.asked) < HOLDS;
+        let is_it = answer.protocol == protocol
+            && answer.at == at
+            && now.since(answer.asked) < answer.holds;
         is_it.then_some((answer.bound, answer.asked))
     }
 
     /// Keeps an answer.
     pub fn keep(&mut self, protocol: Protocol, address: IpAddr, port: u16, bound: bool, now: Mono) {
-        let at = SocketAddr::new(address, port);
-        self.answers[self.index(protocol, at)] = Some(Answer {
+        self.put(Answer {
             protocol,
-            at,
+            at: SocketAddr::new(address, port),
             bound,
             asked: now,
+            holds: HOLDS,
         });
+    }
+
+    /// Keeps that what comes to this port is handed on to somebody else, who serves it.
+    pub fn keep_redirected(&mut self, protocol: Protocol, address: IpAddr, port: u16, now: Mono) {
+        self.put(Answer {
+            protocol,
+            at: SocketAddr::new(address, port),
+            bound: true,
+            asked: now,
+            holds: REDIRECTED_HOLDS,
+        });
+    }
+
+    fn put(&mut self, answer: Answer) {
+        self.answers[self.index(answer.protocol, answer.at)] = Some(answer);
     }
 
     fn index(&self, protocol: Protocol, at: SocketAddr) -> usize {
@@ -85,6 +105,9 @@ mod tests {
             Some((true, t0))
         );
         assert_eq!(known.lookup(Protocol::Tcp, a, 22, t0.later(HOLDS)), None);
+        known.keep_redirected(Protocol::Tcp, a, 80, t0);
+        let late = t0.later(Duration::from_secs(599));
+        assert_eq!(known.lookup(Protocol::Tcp, a, 80, late), Some((true, t0)));
         assert_eq!(known.lookup(Protocol::Udp, a, 22, t0), None);
         assert_eq!(known.lookup(Protocol::Tcp, b, 22, t0), None);
         assert_eq!(known.lookup(Protocol::Tcp, a, 23, t0), None);

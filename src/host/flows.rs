@@ -1,4 +1,4 @@
-//! What connection tracking knows of a packet: does it answer a flow that was opened here, or behind us?
+//! What connection tracking knows of a packet: does it answer a flow that was opened here, or behind us? Is it handed on?
 //!
 //! Asked of ctnetlink (net/netfilter/nf_conntrack_netlink.c), one flow at a time. Where connections are not tracked, nothing
 //! answers anything.
@@ -63,24 +63,52 @@ impl Flows {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<bool, Error> {
+        self.ask(protocol, from, to, says_the_same)
+    }
+
+    /// Whether a packet `from` somebody `to` us is handed on to another address or port (DNAT, a published container port, a
+    /// redirect): then it is answered from there. It has a flow by the time we ask, for it was handed on before we saw it.
+    ///
+    /// # Errors
+    /// As [`is_answer`](Self::is_answer)'s.
+    pub fn is_redirected(
+        &mut self,
+        protocol: Protocol,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<bool, Error> {
+        let from_us = tuple(protocol, to, from);
+        self.ask(protocol, from, to, |reply, packet| {
+            // The flow that the packet began, not one that it answers.
+            !says_the_same(reply, packet) && !comes_from_the_same(reply, &from_us)
+        })
+    }
+
+    /// Whether the flow of this packet, if there is one, has a reply direction that `is_it`: that, and the packet's own.
+    fn ask(
+        &mut self,
+        protocol: Protocol,
+        from: SocketAddr,
+        to: SocketAddr,
+        is_it: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<bool, Error> {
         let tuple = tuple(protocol, from, to);
         let question = Question {
             of: from.ip(),
             tuple: &tuple,
         };
-        let mut is_answer = false;
+        let mut found = false;
         // The kernel marks its answer as one of several (ctnetlink_fill_info): only an acknowledgement ends it.
         let answered = self.kernel.ask(question, NLM_F_ACK, |answer| {
             let attributes = answer.get(FAMILY_HEADER..).unwrap_or_default();
-            is_answer = attribute(attributes, TUPLE_REPLY)
-                .is_some_and(|reply| says_the_same(reply, &tuple));
+            found = attribute(attributes, TUPLE_REPLY).is_some_and(|reply| is_it(reply, &tuple));
         });
         match answered.map_err(Error::Flows)? {
             // Nobody knows the flow (ENOENT), or nobody tracks any: the kernel has no ctnetlink (nfnetlink_rcv_msg).
             Answered::Refused(Errno::ENOENT | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(false),
             // Short of memory, say: who is not known to be no answer may be one.
             Answered::Refused(errno) => Err(Error::Flows(NetlinkError::Refused(errno.into()))),
-            Answered::Whole | Answered::Interrupted => Ok(is_answer),
+            Answered::Whole | Answered::Interrupted => Ok(found),
         }
     }
 }
@@ -158,14 +186,29 @@ fn in_v6(address: IpAddr) -> [u8; 16] {
 
 /// Whether two tuples name the same addresses and ports; the kernel's may hold more, in another order.
 fn says_the_same(theirs: &[u8], ours: &[u8]) -> bool {
-    let same = |part: u16, fields: &[u16]| match (attribute(theirs, part), attribute(ours, part)) {
+    let addresses = [IP_V4_SRC, IP_V4_DST, IP_V6_SRC, IP_V6_DST];
+    has_the_same(TUPLE_IP, &addresses, theirs, ours)
+        && has_the_same(
+            TUPLE_PROTO,
+            &[PROTO_NUM, PROTO_SRC_PORT, PROTO_DST_PORT],
+            theirs,
+            ours,
+        )
+}
+
+/// Whether two tuples name the same sender.
+fn comes_from_the_same(theirs: &[u8], ours: &[u8]) -> bool {
+    has_the_same(TUPLE_IP, &[IP_V4_SRC, IP_V6_SRC], theirs, ours)
+        && has_the_same(TUPLE_PROTO, &[PROTO_NUM, PROTO_SRC_PORT], theirs, ours)
+}
+
+fn has_the_same(part: u16, fields: &[u16], theirs: &[u8], ours: &[u8]) -> bool {
+    match (attribute(theirs, part), attribute(ours, part)) {
         (Some(theirs), Some(ours)) => fields
             .iter()
             .all(|field| attribute(theirs, *field) == attribute(ours, *field)),
         _ => false,
-    };
-    same(TUPLE_IP, &[IP_V4_SRC, IP_V4_DST, IP_V6_SRC, IP_V6_DST])
-        && same(TUPLE_PROTO, &[PROTO_NUM, PROTO_SRC_PORT, PROTO_DST_PORT])
+    }
 }
 
 /// Appends an attribute: length and type in the host's byte order, the value padded to 4 bytes.

@@ -1,6 +1,6 @@
 //! [`Services`]: does anybody on this host use a port? Asked of the kernel's socket tables, never by binding.
 //!
-//! Sockets alone: ports that are answered without one (DNAT, published container ports) are for others to know.
+//! Sockets alone: ports that are answered without one (DNAT, published container ports) are [`Flows`](super::Flows)' to know.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -153,3 +153,42 @@ fn answers_to_clients_behind_our_address_ban_nobody() {
         .expect("the host is on the cable");
     daemon.element("banned4", Bridge::STRANGER);
 }
+
+#[test]
+fn ports_that_are_published_for_a_container_are_services() {
+    let Bridge {
+        host,
+        container,
+        neighbour: _,
+        stranger,
+    } = &Bridge::new();
+    // As a container engine without a proxy of its own does it; one port is redirected on the host itself.
+    host.nft(
+        "add table ip published { chain pre { type nat hook prerouting priority dstnat; \
+         tcp dport 80-82 dnat to 10.88.0.2; tcp dport 85 dnat to 10.88.0.2:80; tcp dport 86 redirect to :8086; \
+         udp dport 80-86 dnat to 10.88.0.2; }; }",
+    );
+    let web = [80, 81, 82].map(|port| container.serve(at(Bridge::CONTAINER), port));
+    let _here = host.serve(at(Pair::HOST), 8086);
+    let daemon = Daemon::start(host, "detect.trigger = 2");
+    let published = [80, 81, 82, 85, 86];
+    for port in published {
+        assert!(stranger.reaches(at(Pair::HOST), port));
+    }
+    stranger.datagrams(at(Pair::HOST), 80..=86);
+    daemon.has_counted("services", 12);
+    // The container restarts: what it refuses meanwhile is no scan.
+    drop(web);
+    for port in published {
+        assert_eq!(stranger.reaches(at(Pair::HOST), port), port == 86);
+    }
+    daemon.has_counted("services", 17);
+    daemon.assert_nobody_is_banned();
+    assert_eq!(daemon.counter("hits"), 0);
+    // A late packet of a connection that nobody remembers.
+    stranger.hping3(1, "-F -A -p 80", Pair::HOST);
+    stranger.hping3(1, "-F -p 85", Pair::HOST);
+    stranger.nmap("-sS", "21,22", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    assert_eq!(daemon.json("history").as_array().map(Vec::len), Some(1));
+}
