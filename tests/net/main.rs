@@ -31,6 +31,9 @@ mod friends;
 /// The table and its sets, as an admin reads them and as others change them.
 mod table;
 
+/// Floods.
+mod flood;
+
 /// What others do to our table.
 mod meddling;
 
