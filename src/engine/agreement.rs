@@ -24,7 +24,7 @@ pub(super) struct Agreement {
     happened: Vec<Happened>,
 }
 
-/// How long a command waits for a responder that has a thread of its own.
+/// How long a command waits for responders that have threads of their own, all together.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a stop does.
@@ -99,7 +99,7 @@ impl Agreement {
     /// # Errors
     /// What was ordered for these may not be done.
     pub(super) fn done_for(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
-        self.each(|post, told| post.wait(PATIENCE, now, told));
+        self.wait(now);
         let obstacles: Vec<String> = self
             .posts
             .iter()
@@ -185,12 +185,16 @@ impl Agreement {
         self.posts.iter().filter_map(Post::watched)
     }
 
-    /// Looks whether what the responders made still stands, and has it made anew where it does not.
+    /// Looks whether what the responders made still stands, and has it made anew where it does not. Those with threads are not
+    /// waited for.
     pub(super) fn look(&mut self, now: Now) {
-        self.each(|post, told| {
-            post.look(now, told);
-            post.wait(PATIENCE, now, told);
-        });
+        self.each(|post, told| post.look(now, told));
+    }
+
+    /// Waits for what is under way, but not for long.
+    pub(super) fn wait(&mut self, now: Now) {
+        let posts = u32::try_from(self.posts.len()).unwrap_or(u32::MAX).max(1);
+        self.each(|post, told| post.wait(PATIENCE / posts, now, told));
     }
 
     /// Puts all bans back where they were lost.

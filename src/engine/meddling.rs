@@ -80,7 +80,8 @@ impl Engine {
     pub fn begin_watching(&mut self, now: Now) {
         self.world.begin_watching();
         // What was done before nobody has heard.
-        self.verify(now);
+        self.world.look(now);
+        self.follow_up(now);
     }
 
     /// Others may have done something to what the responders have made.
@@ -219,7 +220,7 @@ impl Engine {
     /// Looks whether what the responders have made stands, and whether some of the bans do that should, other ones each time:
     /// for what nobody has told.
     pub fn reconcile(&mut self, now: Now) {
-        self.verify(now);
+        self.world.look(now);
         let sample = self.bans.sample(self.reconciled_to, SAMPLE);
         self.reconciled_to = sample.last().copied();
         let soon = now.mono.later(SAME_END);

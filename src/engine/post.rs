@@ -235,7 +235,7 @@ impl Post {
     pub(super) fn wait(&mut self, patience: Duration, now: Now, told: &mut Vec<Happened>) {
         // What is under way, and what waits behind it.
         for _ in 0..2 {
-            self.hear(now, told, |under_way| under_way.wait(patience));
+            self.hear(now, told, |under_way| under_way.wait(patience / 2));
         }
     }
 
