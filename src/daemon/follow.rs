@@ -13,6 +13,7 @@ use crate::control::{IgnoreRead, Reloaded};
 use crate::history::{History, TextFiles};
 use crate::host::{self, Facts, FileWatch};
 use crate::listen;
+use crate::privilege::{self, Needs};
 use crate::respond::{Member, Readiness, Responders};
 
 impl Daemon {
@@ -75,20 +76,22 @@ impl Daemon {
         } = config::load_with(&self.config_path, &modes).map_err(words)?;
         notices::warnings(&warnings);
         let (ignored, passed_over) = config::ignore::read(&new.ignore).map_err(words)?;
-        let old = self.engine.config();
-        let old_responders = old.ban.responders.clone();
-        let needs_restart = config::needs_restart(old, &new);
-        let new = new.with_restart_keys_of(old);
-        let members = self.new_members(old, &new)?;
-        if let Err(why) = self.see_by(&new, now) {
-            // Whatever of it took effect is taken back.
-            let old = self.engine.config().clone();
-            if let Err(worse) = self.see_by(&old, now) {
-                error!("the configuration in force cannot be gone by any more: {worse}");
+        let old = self.engine.config().clone();
+        let mut needs_restart = config::needs_restart(&old, &new);
+        let mut new = new.with_restart_keys_of(&old);
+        needs_restart.extend(without_new_low_ports(&old, &mut new));
+        let seen_by = self.see_by(&new, now);
+        let members = match seen_by.and_then(|()| self.new_members(&old, &new)) {
+            Ok(members) => members,
+            Err(why) => {
+                // Whatever of it took effect is taken back.
+                if let Err(worse) = self.see_by(&old, now) {
+                    error!("the configuration in force cannot be gone by any more: {worse}");
+                }
+                return Err(why);
             }
-            return Err(why);
-        }
-        let is_other_crew = old_responders != new.ban.responders;
+        };
+        let is_other_crew = old.ban.responders != new.ban.responders;
         self.engine.reconfigure(new, ignored, now);
         if is_other_crew {
             self.change_responders(members, now);
@@ -214,6 +217,27 @@ impl Daemon {
         }
         self.engine.host_changed(facts, now);
     }
+}
+
+/// Leaves a protocol's watch as it was where connect mode is new in it, and this process has given up what it takes to listen on low
+/// ports; the keys that wait for a restart then.
+fn without_new_low_ports(old: &Config, new: &mut Config) -> Vec<&'static str> {
+    if privilege::missing(Needs { low_ports: true }).is_empty() {
+        return Vec::new();
+    }
+    let mut waiting = Vec::new();
+    for (key, old, new) in [
+        ("tcp.mode", &old.tcp, &mut new.tcp),
+        ("udp.mode", &old.udp, &mut new.udp),
+    ] {
+        let listens = |watch: &Watch| watch.modes.contains(&Mode::Connect);
+        let is_low = new.ports.iter().any(|range| *range.start() < 1024);
+        if listens(new) && is_low && !listens(old) {
+            waiting.push(key);
+            *new = old.clone();
+        }
+    }
+    waiting
 }
 
 /// Watches the ignore files, and says which of them cannot be watched.

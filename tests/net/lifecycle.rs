@@ -286,3 +286,52 @@ fn a_file_where_the_socket_should_be_stops_the_start_and_stays() {
     );
     assert_eq!(fs::read_to_string(&socket).unwrap(), "dear diary");
 }
+
+#[test]
+fn connect_mode_on_low_ports_waits_for_a_restart_and_nothing_is_lost_meanwhile() {
+    let Pair { host, stranger } = &Pair::new();
+    let mut daemon = Daemon::start(host, "");
+    let listen = "[tcp]\nmode = [\"advanced\", \"connect\"]\nports = [7]\n";
+    daemon.configure(listen);
+    let said = daemon.ok(&["reload"]);
+    assert!(said.contains("wait for a restart: tcp.mode"), "{said}");
+    assert!(!stranger.reaches(at(Pair::HOST), 7));
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    daemon.ok(&["unban", "--all"]);
+    daemon.stop();
+    daemon.restart();
+    assert!(stranger.reaches(at(Pair::HOST), 7));
+    // What was there at the start may be reloaded at will.
+    assert!(!daemon.ok(&["reload"]).contains("restart"));
+}
+
+#[test]
+fn a_reload_that_fails_half_way_leaves_everything_as_it_was() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(
+        host,
+        "[tcp]\nmode = [\"advanced\", \"connect\"]\nports = [2000]\n",
+    );
+    assert!(stranger.reaches(at(Pair::HOST), 2000));
+    daemon.ok(&["unban", "--all"]);
+    let few = host
+        .command("prlimit")
+        .arg(format!("--pid={}", daemon.pid()))
+        .arg("--nofile=64:64")
+        .status();
+    assert!(few.is_ok_and(|status| status.success()));
+    daemon.configure(
+        "ban.responders = [\"nftables\", \"route\"]\nignore.addresses = [\"10.77.0.0/24\"]\n\
+         [tcp]\nmode = \"connect\"\nports = [\"2000-4000\"]\n",
+    );
+    let said = daemon.command(&["reload"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(said.err.contains("cannot listen on 2001 ports"), "{said:?}");
+    assert!(stranger.reaches(at(Pair::HOST), 2000));
+    assert!(!stranger.reaches(at(Pair::HOST), 2001));
+    let status = daemon.json("status");
+    assert_eq!(status["responders"], serde_json::json!(["nftables"]));
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+}
