@@ -76,7 +76,7 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         let holding = ban.responders.clone().unwrap_or_default();
         writeln!(
             out,
-            "  is banned as {} since {}, {left}: {}",
+            "  is banned as {}, begun {}, {left}: {}",
             ban.source,
             ago(ban.start, now),
             ban.reason

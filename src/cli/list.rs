@@ -38,11 +38,16 @@ pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
     failure.map_or(Ok(()), Err)
 }
 
+/// The head of the column that names responders.
+const STANDING: &str = "IN FORCE IN";
+
 /// The rows of a list, as text or as one JSON array. Nothing is written before the first row or the end.
 struct Table<'a> {
     out: &'a mut dyn Write,
     json: bool,
     rows: u64,
+    /// For the responders of a row: as wide as the first one's.
+    standing_width: usize,
     now: Now,
 }
 
@@ -52,6 +57,7 @@ impl<'a> Table<'a> {
             out,
             json: output.json,
             rows: 0,
+            standing_width: STANDING.len(),
             now: Now::read(),
         }
     }
@@ -66,11 +72,20 @@ impl<'a> Table<'a> {
             )?;
             return Ok(serde_json::to_writer(&mut *self.out, listed)?);
         }
+        let standing = match listed.responders.as_deref() {
+            None => "?".to_owned(),
+            Some([]) => "nothing yet".to_owned(),
+            Some(responders) => responders.join(", "),
+        };
         if self.rows == 1 {
+            self.standing_width = standing.len().max(STANDING.len());
             writeln!(
                 self.out,
-                "{:<39}  {:<20}  {:<12}  {:<12}  REASON",
-                "SOURCE", "LEFT", "SINCE", "IN FORCE IN"
+                "{:<39}  {:<20}  {:<12}  {STANDING:<width$}  REASON",
+                "SOURCE",
+                "LEFT",
+                "SINCE",
+                width = self.standing_width
             )?;
         }
         let seconds = |n| span(Duration::from_secs(n));
@@ -78,17 +93,13 @@ impl<'a> Table<'a> {
             (Some(left), Some(length)) => format!("{} of {}", seconds(left), seconds(length)),
             _ => "permanent".to_owned(),
         };
-        let standing = match listed.responders.as_deref() {
-            None => "?".to_owned(),
-            Some([]) => "nothing yet".to_owned(),
-            Some(responders) => responders.join(","),
-        };
         writeln!(
             self.out,
-            "{:<39}  {left:<20}  {:<12}  {standing:<12}  {}",
+            "{:<39}  {left:<20}  {:<12}  {standing:<width$}  {}",
             listed.source,
             ago(listed.start, self.now),
-            listed.reason
+            listed.reason,
+            width = self.standing_width
         )
     }
 

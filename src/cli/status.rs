@@ -88,11 +88,11 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
         if let Some(repair) = &status.last_repair {
             writeln!(
                 out,
-                "            put back {} times, the last time {}: {} had been robbed by {}",
+                "            put back so far: {}; the last time {}, after {} had taken bans away from {}",
                 n.repairs,
                 ago(repair.at, Now::read()),
-                repair.responder,
-                repair.after
+                repair.after,
+                repair.responder
             )?;
         }
         if let Some(seconds) = status.differing_for {

@@ -510,7 +510,7 @@ fn explain_tells_probes_bans_where_they_stand_and_why_nobody_is_banned() {
     stranger.nmap("-sS", "23", Pair::HOST);
     daemon.element("banned4", Pair::STRANGER);
     let said = explain(Pair::STRANGER);
-    assert!(said.contains("is banned as 10.77.0.2 since "), "{said}");
+    assert!(said.contains("is banned as 10.77.0.2, begun "), "{said}");
     assert!(said.contains("held right now by nftables"), "{said}");
     assert!(
         said.contains("banned for 10m: syn scan, 3 tcp ports"),

@@ -66,7 +66,7 @@ fn whatever_takes_bans_away_wholesale_is_put_right_at_once() {
     }
     let status = daemon.ok(&["status"]);
     assert!(
-        status.contains("nftables had been robbed by nft pid "),
+        status.contains("had taken bans away from nftables"),
         "{status}"
     );
     let log = daemon.log();
