@@ -3,15 +3,17 @@
 //! It decides what the table must look like, what to do when the kernel refuses a part of a batch, and how a ban
 //! reads in a listing. How any of that is said to the kernel is `nft`'s business.
 
+mod failures;
 mod prepare;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+
+use failures::Failures;
 
 use super::{Deed, Error, Held, HeldClock, Holdings, Meddling, Prepared, Responder};
 use crate::clock::Now;
@@ -34,9 +36,6 @@ const REPLAY_BATCH: usize = 2048;
 
 /// Why a prefix has no set.
 const TOO_WIDE: &str = "a prefix this wide is not banned: /8 is the widest for IPv4, /16 for IPv6";
-
-/// Failures that a message names; of more it gives the number.
-const NAMED_FAILURES: usize = 3;
 
 /// Bans as elements of sets in our own table. Not `Send`: it stays with the thread that opened it.
 pub struct Nftables {
@@ -418,73 +417,6 @@ fn held(set: BanSet, element: &Element) -> Option<Held> {
             left: timeout.left(),
         }),
     })
-}
-
-/// What became of the parts of a call that failed.
-struct Failures {
-    what: &'static str,
-    of: usize,
-    count: usize,
-    named: Vec<String>,
-    full: bool,
-    sources: Vec<Source>,
-}
-
-impl Failures {
-    fn new(what: &'static str, of: usize) -> Self {
-        Self {
-            what,
-            of,
-            count: 0,
-            named: Vec::new(),
-            full: false,
-            sources: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, source: Source, errno: Errno) {
-        self.full |= errno == Errno::ENFILE;
-        self.note(source, &said(errno));
-    }
-
-    fn extend(&mut self, entries: &[Entry], errno: Errno) {
-        for entry in entries {
-            self.push(entry.source, errno);
-        }
-    }
-
-    fn note(&mut self, source: Source, words: &str) {
-        self.count += 1;
-        self.sources.push(source);
-        if self.named.len() < NAMED_FAILURES {
-            self.named.push(format!("{source}: {words}"));
-        }
-    }
-
-    fn into_result(self) -> Result<(), Error> {
-        if self.count == 0 {
-            return Ok(());
-        }
-        Err(Error {
-            full: self.full,
-            sources: self.sources.clone(),
-            ..trouble(self.to_string())
-        })
-    }
-}
-
-impl fmt::Display for Failures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {} ", self.what)?;
-        if self.of > 1 {
-            write!(f, "{} of {}: ", self.count, self.of)?;
-        }
-        f.write_str(&self.named.join("; "))?;
-        match self.count - self.named.len() {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more"),
-        }
-    }
 }
 
 fn open_line() -> Result<Line, Error> {
