@@ -14,11 +14,16 @@ pub const MARK: &str = "portsentry format 1";
 /// How a comment of any format begins.
 const ANY_MARK: &str = "portsentry format ";
 
-/// Room beyond what is asked for: expired elements count until they are collected, and admins add some of their own.
+/// Room beyond what is asked for, at least: expired elements count until they are collected, and admins add some of their own.
 const HEADROOM: u32 = 16_384;
 
-/// Milliseconds between collections of expired elements.
+/// Milliseconds between collections of expired elements, for each so many that a set can hold: a collection walks over all of
+/// them, a tenth of a second for a million.
 const GC_INTERVAL: u32 = 10_000;
+const PER_GC_INTERVAL: u32 = 1 << 18;
+
+/// The longest time between two collections.
+const LONGEST_GC_INTERVAL: u32 = 60_000;
 
 /// `NFT_SET_TIMEOUT`: each element may have a timeout.
 const TIMEOUT_FLAG: u32 = 0x10;
@@ -159,12 +164,13 @@ impl BanSet {
     /// The shape of this set in a table that holds up to `limit` bans.
     #[must_use]
     pub fn shape(self, limit: u32) -> SetShape {
+        let size = size_for(limit);
         SetShape {
             key_type: if self.ipv6 { IPV6_ADDR } else { IPV4_ADDR },
             key_len: u32::from(self.bits() / 8),
             flags: TIMEOUT_FLAG,
-            size: size_for(limit),
-            gc_interval: GC_INTERVAL,
+            size,
+            gc_interval: gc_interval_for(size),
             timeout: 0,
             plain: true,
         }
@@ -215,10 +221,17 @@ impl BanSet {
     }
 }
 
-/// The size of a set for up to `limit` bans: room for those not collected yet, rounded up to k·65536 − 1, because
-/// the kernel takes the low 16 bits of it for its hint of how many buckets to begin with.
+/// The size of a set for up to `limit` bans: room for those not collected yet, which are the more the larger it is, rounded
+/// up to k·65536 − 1, because the kernel takes the low 16 bits of it for its hint of how many buckets to begin with.
 fn size_for(limit: u32) -> u32 {
-    limit.saturating_add(HEADROOM) | 0xffff
+    limit.saturating_add(HEADROOM.max(limit / 8)) | 0xffff
+}
+
+/// How often a set of this size is rid of expired elements.
+fn gc_interval_for(size: u32) -> u32 {
+    GC_INTERVAL
+        .saturating_mul(size.div_ceil(PER_GC_INTERVAL))
+        .clamp(GC_INTERVAL, LONGEST_GC_INTERVAL)
 }
 
 /// A set, but for its name.
@@ -249,6 +262,7 @@ impl SetShape {
             && self
                 == Self {
                     size: self.size,
+                    gc_interval: gc_interval_for(self.size),
                     ..wanted
                 }
     }
@@ -412,9 +426,24 @@ mod tests {
             (49_151, 65_535),
             (49_152, 131_071),
             (200_000, 262_143),
+            (1_000_000, 1_179_647),
             (u32::MAX, u32::MAX),
         ] {
             assert_eq!(size_for(limit), size, "{limit}");
+        }
+    }
+
+    #[test]
+    fn larger_sets_are_collected_less_often() {
+        for (limit, seconds) in [
+            (1, 10),
+            (200_000, 10),
+            (300_000, 20),
+            (1_000_000, 50),
+            (u32::MAX, 60),
+        ] {
+            let interval = BanSet::ADDRESSES4.shape(limit).gc_interval;
+            assert_eq!(interval, seconds * 1000, "{limit}");
         }
     }
 
@@ -434,6 +463,7 @@ mod tests {
         let wanted = BanSet::ADDRESSES4.shape(1000);
         let with_size = |size| SetShape { size, ..wanted };
         assert!(with_size(wanted.size + 65_536).serves_as(wanted));
+        assert!(BanSet::ADDRESSES4.shape(5_000_000).serves_as(wanted));
         assert!(!with_size(wanted.size - 1).serves_as(wanted));
         assert!(
             !with_size(0).serves_as(wanted),
