@@ -12,8 +12,9 @@ use nftnl::expr::{
 use nftnl::set::{Set, SetKey};
 use nftnl::{Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Table};
 
-use super::element::{Comment, Element};
-use super::ffi::{self, Detail, Statement};
+use super::element::{Comment, Element, Wire};
+use super::ffi::{self, Statement};
+use super::friends::{FriendSet, Friends};
 use super::shape::{BanSet, ChainShape, Expr, LOG_BURST, LOG_LEVEL, LOG_PREFIX, Rule, SetShape};
 
 /// A name that a table can have.
@@ -73,25 +74,25 @@ impl Change {
     }
 
     /// Makes a set.
-    pub fn create_set(&mut self, set: BanSet, shape: &SetShape) {
+    pub fn create_set(&mut self, name: &str, shape: &SetShape) {
         self.sets += 1;
-        if set.is_ipv6() {
-            self.create_set_of::<Ipv6Addr>(set, shape);
+        if shape.is_ipv6() {
+            self.create_set_of::<Ipv6Addr>(name, shape);
         } else {
-            self.create_set_of::<Ipv4Addr>(set, shape);
+            self.create_set_of::<Ipv4Addr>(name, shape);
         }
     }
 
-    fn create_set_of<K: SetKey>(&mut self, set: BanSet, shape: &SetShape) {
-        let name = c_name(&set.name());
+    fn create_set_of<K: SetKey>(&mut self, name: &str, shape: &SetShape) {
+        let name = c_name(name);
         let set = Set::<K>::new_named(&name, self.sets, &self.table, ProtoFamily::Inet);
         ffi::shape_set(&set, shape);
         ffi::add_quietly(&mut self.batch, &set, MsgType::Add);
     }
 
     /// Deletes a set. The transaction fails if a rule still refers to it.
-    pub fn delete_set(&mut self, set: BanSet) {
-        let name = c_name(&set.name());
+    pub fn delete_set(&mut self, name: &str) {
+        let name = c_name(name);
         let set = Set::<Ipv4Addr>::new_named(&name, 0, &self.table, ProtoFamily::Inet);
         ffi::add_quietly(&mut self.batch, &set, MsgType::Del);
     }
@@ -126,20 +127,26 @@ impl Change {
     /// Adds elements that are not there. Of those that are, kernels before 6.12 change nothing, later ones the
     /// timeout but not the comment.
     pub fn add(&mut self, set: BanSet, elements: &[&Element]) {
-        self.elements(set, elements, Detail::Full, MsgType::Add);
+        self.elements(set, whole(elements), MsgType::Add);
     }
 
     /// Adds elements, there or not, with the timeout and the comment they have now. No key may occur twice.
     pub fn refresh(&mut self, set: BanSet, elements: &[&Element]) {
         // The same on all kernels: whatever was there is there, then gone, then new.
-        self.elements(set, elements, Detail::Key, MsgType::Add);
-        self.elements(set, elements, Detail::Key, MsgType::Del);
-        self.elements(set, elements, Detail::Full, MsgType::Add);
+        self.elements(set, keys(elements), MsgType::Add);
+        self.elements(set, keys(elements), MsgType::Del);
+        self.elements(set, whole(elements), MsgType::Add);
     }
 
     /// Deletes elements by their keys. The transaction fails if one is not there, or a key occurs twice.
     pub fn delete(&mut self, set: BanSet, elements: &[&Element]) {
-        self.elements(set, elements, Detail::Key, MsgType::Del);
+        self.elements(set, keys(elements), MsgType::Del);
+    }
+
+    /// Lets `friends` through in place of `before`, who are let through now. Whoever is in both is not touched.
+    pub fn befriend(&mut self, friends: &Friends, before: &Friends) {
+        self.edges(&before.without(friends), MsgType::Del);
+        self.edges(&friends.without(before), MsgType::Add);
     }
 
     /// The transaction, to be committed.
@@ -148,15 +155,30 @@ impl Change {
         self.batch.finalize()
     }
 
-    fn elements(&mut self, set: BanSet, elements: &[&Element], detail: Detail, what: MsgType) {
-        let name = c_name(&set.name());
+    fn edges(&mut self, friends: &Friends, what: MsgType) {
         let (batch, table) = (&mut self.batch, &self.table);
+        let [name4, name6] = FriendSet::ALL.map(|set| c_name(set.name()));
+        let [edges4, edges6] = FriendSet::ALL.map(|set| friends.edges(set));
+        ffi::add_elements::<Ipv4Addr>(batch, table, &name4, edges4, what);
+        ffi::add_elements::<Ipv6Addr>(batch, table, &name6, edges6, what);
+    }
+
+    fn elements(&mut self, set: BanSet, elements: impl Iterator<Item = Wire>, what: MsgType) {
+        let (batch, table, name) = (&mut self.batch, &self.table, c_name(&set.name()));
         if set.is_ipv6() {
-            ffi::add_elements::<Ipv6Addr>(batch, table, &name, elements, detail, what);
+            ffi::add_elements::<Ipv6Addr>(batch, table, &name, elements, what);
         } else {
-            ffi::add_elements::<Ipv4Addr>(batch, table, &name, elements, detail, what);
+            ffi::add_elements::<Ipv4Addr>(batch, table, &name, elements, what);
         }
     }
+}
+
+fn whole(elements: &[&Element]) -> impl Iterator<Item = Wire> {
+    elements.iter().map(|element| Wire::from(*element))
+}
+
+fn keys(elements: &[&Element]) -> impl Iterator<Item = Wire> {
+    elements.iter().map(|element| Wire::key(element.key))
 }
 
 fn add_step(rule: &mut nftnl::Rule<'_>, step: &Expr, table: &Table) {
@@ -278,6 +300,34 @@ mod tests {
         ];
         let mut change = Change::new(&name());
         change.add(BanSet::ADDRESSES4, &[&element([192, 0, 2, 10].into())]);
+        let captured = captured.concat().escape_ascii().to_string();
+        assert_eq!(new_elements(change), captured);
+    }
+
+    /// What nft 1.0.6 sends for `add element inet portsentry ignored4 { 10.0.0.0/8, 240.0.0.0/4 }`, but for the above, and for
+    /// the end without a beginning that it puts before the first interval of an empty set.
+    #[test]
+    fn intervals_are_written_as_nft_writes_them() {
+        let captured: &[&[u8]] = &[
+            b"\x01\x00\x00\x00",
+            b"\x0d\x00\x02\x00ignored4\0\0\0\0",
+            b"\x0f\x00\x01\x00portsentry\0\0",
+            b"\x48\x00\x03\x80",
+            b"\x10\x00\x01\x80\x0c\x00\x01\x80\x08\x00\x01\x00\x0a\x00\x00\x00",
+            b"\x18\x00\x02\x80\x08\x00\x03\x00\x00\x00\x00\x01",
+            b"\x0c\x00\x01\x80\x08\x00\x01\x00\x0b\x00\x00\x00",
+            b"\x1c\x00\x03\x80\x0c\x00\x01\x80\x08\x00\x01\x00\xf0\x00\x00\x00",
+            b"\x0a\x00\x06\x00\x01\x04\x01\x00\x00\x00\x00\x00",
+        ];
+        let nets = ["10.0.0.0/8", "240.0.0.0/4"].map(|net| net.parse().unwrap());
+        let mut change = Change::new(&name());
+        change.befriend(&Friends::new(&nets, 2).0, &Friends::default());
+        let captured = captured.concat().escape_ascii().to_string();
+        assert_eq!(new_elements(change), captured);
+    }
+
+    /// The message that adds elements, without its header and without the number of the set.
+    fn new_elements(change: Change) -> String {
         let (kind, flags, mut body) = messages(&change.finish()).swap_remove(1);
         assert_eq!((kind, flags), (0x0a0c, 0x401), "NEWSETELEM, REQUEST|CREATE");
         clear_padding(&mut body[4..]);
@@ -287,8 +337,7 @@ mod tests {
             Some(at) => [&body[..at], &body[at + 8..]].concat(),
             None => body,
         };
-        let escaped = without_number.escape_ascii().to_string();
-        assert_eq!(escaped, captured.concat().escape_ascii().to_string());
+        without_number.escape_ascii().to_string()
     }
 
     #[test]
@@ -299,7 +348,7 @@ mod tests {
         change.delete_table();
         change.create_table(&Comment::new(MARK).unwrap());
         for set in &sets {
-            change.create_set(*set, &set.shape(1));
+            change.create_set(&set.name(), &set.shape(1));
         }
         let chain = ChainShape::at(crate::config::Hook::Input, 0);
         change.create_chain(&chain, &rules(&sets, log()));
@@ -307,9 +356,12 @@ mod tests {
         change.refresh(BanSet::ADDRESSES4, &[&element]);
         change.delete(BanSet::ADDRESSES4, &[&element]);
         change.delete_chain("input");
-        change.delete_set(BanSet::ADDRESSES4);
+        change.delete_set("banned4");
+        let friends = Friends::new(&["192.0.2.0/24".parse().unwrap()], 1).0;
+        change.befriend(&friends, &Friends::default());
+        change.befriend(&Friends::default(), &friends);
         let messages = messages(&change.finish());
-        assert_eq!(messages.len(), 1 + 2 + 4 + 1 + 9 + 3 + 1 + 2 + 1);
+        assert_eq!(messages.len(), 1 + 2 + 4 + 1 + 11 + 3 + 1 + 2 + 2 + 1);
         for (kind, flags, _) in &messages[1..messages.len() - 1] {
             assert_eq!(flags & ACK, 0, "{kind:#x}");
         }
@@ -322,7 +374,7 @@ mod tests {
         let banned = element([192, 0, 2, 10].into());
         let mut change = Change::new(&name());
         change.create_table(&Comment::new(MARK).unwrap());
-        change.create_set(sets[3], &sets[3].shape(1));
+        change.create_set(&sets[3].name(), &sets[3].shape(1));
         change.create_chain(&wanted, &rules(&sets, log()));
         change.add(BanSet::ADDRESSES4, &[&banned]);
         let batch = change.finish();

@@ -98,18 +98,32 @@ pub(super) fn elements(message: &[u8]) -> Option<Vec<Element>> {
 /// The keys in a message that tells of deleted elements.
 pub(super) fn deleted(message: &[u8]) -> Option<Vec<IpAddr>> {
     let mut keys = Vec::new();
-    let found = |found: &View<sys::nftnl_set_elem>| keys.extend(element(found).map(|it| it.key));
+    let found = |found: &View<sys::nftnl_set_elem>| keys.extend(key(found));
     ffi::each_deleted_element(message, found)?;
     Some(keys)
 }
 
-fn element(element: &View<sys::nftnl_set_elem>) -> Option<Element> {
+/// The edges in a message that answers a list of intervals: `true` for an interval's end.
+pub(super) fn edges(message: &[u8]) -> Option<Vec<(IpAddr, bool)>> {
+    let mut edges = Vec::new();
+    ffi::each_element(message, |found| {
+        let is_end = number(found, sys::NFTNL_SET_ELEM_FLAGS) & ffi::INTERVAL_END != 0;
+        edges.extend(key(found).map(|key| (key, is_end)));
+    })?;
+    Some(edges)
+}
+
+fn key(element: &View<sys::nftnl_set_elem>) -> Option<IpAddr> {
     let key = element.data(sys::NFTNL_SET_ELEM_KEY)?;
-    let key = match key.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
-        _ => return None,
-    };
+    match key.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(key).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(key).ok()?)),
+        _ => None,
+    }
+}
+
+fn element(element: &View<sys::nftnl_set_elem>) -> Option<Element> {
+    let key = key(element)?;
     let left = long(element, sys::NFTNL_SET_ELEM_EXPIRATION);
     // The kernel leaves the timeout out where it is the set's default one: then what is left is the best that is known.
     let length = long(element, sys::NFTNL_SET_ELEM_TIMEOUT).or(left);

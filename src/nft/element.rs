@@ -8,6 +8,11 @@ use std::time::Duration;
 /// The kind of user data that holds a comment: `NFTNL_UDATA_SET_ELEM_COMMENT`, and the same for a table.
 const COMMENT: u8 = 0;
 
+/// User data by which nft knows an interval without an end: `NFTNL_UDATA_SET_ELEM_FLAGS`, four bytes,
+/// `NFTNL_SET_ELEM_F_INTERVAL_OPEN`.
+const OPEN: [u8; 2] = [1, 4];
+const IS_OPEN: u32 = 1;
+
 /// An element of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
@@ -17,6 +22,59 @@ pub struct Element {
     pub timeout: Option<Timeout>,
     /// What stands beside it in a listing.
     pub comment: Option<Comment>,
+}
+
+/// What is written of an element, or of an interval's edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wire {
+    pub(super) key: IpAddr,
+    pub(super) timeout: Option<Timeout>,
+    pub(super) user_data: Vec<u8>,
+    pub(super) is_end: bool,
+}
+
+impl Wire {
+    /// A key alone.
+    pub(super) fn key(key: IpAddr) -> Self {
+        Self {
+            key,
+            timeout: None,
+            user_data: Vec::new(),
+            is_end: false,
+        }
+    }
+
+    /// The first address of an interval.
+    pub(super) fn first(key: IpAddr, is_open: bool) -> Self {
+        let user_data = if is_open {
+            [&OPEN[..], &IS_OPEN.to_ne_bytes()].concat()
+        } else {
+            Vec::new()
+        };
+        Self {
+            user_data,
+            ..Self::key(key)
+        }
+    }
+
+    /// The first address behind an interval.
+    pub(super) fn end(key: IpAddr) -> Self {
+        Self {
+            is_end: true,
+            ..Self::key(key)
+        }
+    }
+}
+
+impl From<&Element> for Wire {
+    fn from(element: &Element) -> Self {
+        let comment = element.comment.as_ref();
+        Self {
+            timeout: element.timeout,
+            user_data: comment.map(Comment::encode).unwrap_or_default(),
+            ..Self::key(element.key)
+        }
+    }
 }
 
 /// The whole length of an element's life and the time left of it, in milliseconds, as the kernel takes them.

@@ -19,7 +19,7 @@ use nftnl::{Batch, MsgType, NlMsg, ProtoFamily, Table};
 use nftnl_sys as sys;
 use nix::errno::Errno;
 
-use super::element::{Comment, Element};
+use super::element::{Comment, Element, Wire};
 use super::request::HEADER_LEN;
 use super::shape::SetShape;
 use crate::config::LogRate;
@@ -41,7 +41,10 @@ const ACK: u16 = 4;
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 
-/// Elements in one message at most. At up to 200 bytes each they stay well within the 64 KiB that an attribute's
+/// `NFT_SET_ELEM_INTERVAL_END`
+pub(super) const INTERVAL_END: u32 = 1;
+
+/// Elements in one message at most, an even number, so that an interval's two edges stay together. At up to 200 bytes each they stay well within the 64 KiB that an attribute's
 /// length can tell and that a message may have.
 const PER_MESSAGE: usize = 256;
 
@@ -147,6 +150,9 @@ pub(super) fn shape_set<K>(set: &Set<'_, K>, shape: &SetShape) {
         (attr(sys::NFTNL_SET_DESC_SIZE), shape.size),
         (attr(sys::NFTNL_SET_GC_INTERVAL), shape.gc_interval),
     ] {
+        if value == 0 {
+            continue;
+        }
         // SAFETY: the set is alive while it is borrowed, and each of these attributes is a 32-bit number.
         unsafe { sys::nftnl_set_set_u32(set, attribute, value) };
     }
@@ -205,15 +211,6 @@ impl Expression for Statement<'_> {
     }
 }
 
-/// What is said of each element in a message.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Detail {
-    /// Its key.
-    Key,
-    /// All of it.
-    Full,
-}
-
 /// Up to [`PER_MESSAGE`] elements of a set, to be added if they are not there, or deleted.
 struct Elements<'a, K>(Set<'a, K>);
 
@@ -223,20 +220,20 @@ pub(super) fn add_elements<K: SetKey>(
     batch: &mut Batch,
     table: &Table,
     set_name: &CStr,
-    elements: &[&Element],
-    detail: Detail,
+    elements: impl Iterator<Item = Wire>,
     msg_type: MsgType,
 ) {
-    for chunk in elements.chunks(PER_MESSAGE) {
+    let mut elements = elements.peekable();
+    while elements.peek().is_some() {
         let set = Set::<K>::new_named(set_name, 0, table, ProtoFamily::Inet);
-        for element in chunk {
-            add_element(&set, element, detail);
+        for element in elements.by_ref().take(PER_MESSAGE) {
+            add_element(&set, &element);
         }
         batch.add(&Elements(set), msg_type);
     }
 }
 
-fn add_element<K>(set: &Set<'_, K>, element: &Element, detail: Detail) {
+fn add_element<K>(set: &Set<'_, K>, element: &Wire) {
     // SAFETY: takes no arguments; null is caught below.
     let raw = unsafe { sys::nftnl_set_elem_alloc() };
     let Some(raw) = NonNull::new(raw) else {
@@ -244,7 +241,7 @@ fn add_element<K>(set: &Set<'_, K>, element: &Element, detail: Detail) {
     };
     let put = |attribute: u16, data: &[u8]| {
         // SAFETY: the element is alive; libnftnl copies `len` bytes from the pointer, and both are those of `data`.
-        // A key is 4 or 16 bytes, within the 64 that libnftnl has for one.
+        // A key is 4 or 16 bytes, within the 64 that libnftnl has for one, and flags are a 32-bit number.
         unsafe {
             sys::nftnl_set_elem_set(raw.as_ptr(), attribute, data.as_ptr().cast(), len(data))
         };
@@ -253,19 +250,21 @@ fn add_element<K>(set: &Set<'_, K>, element: &Element, detail: Detail) {
         IpAddr::V4(key) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.octets()),
         IpAddr::V6(key) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.octets()),
     }
-    if detail == Detail::Full {
-        if let Some(timeout) = element.timeout {
-            for (attribute, value) in [
-                (attr(sys::NFTNL_SET_ELEM_TIMEOUT), timeout.length()),
-                (attr(sys::NFTNL_SET_ELEM_EXPIRATION), timeout.left()),
-            ] {
-                // SAFETY: the element is alive, and both attributes are 64-bit numbers.
-                unsafe { sys::nftnl_set_elem_set_u64(raw.as_ptr(), attribute, value) };
-            }
+    if let Some(timeout) = element.timeout {
+        for (attribute, value) in [
+            (attr(sys::NFTNL_SET_ELEM_TIMEOUT), timeout.length()),
+            (attr(sys::NFTNL_SET_ELEM_EXPIRATION), timeout.left()),
+        ] {
+            // SAFETY: the element is alive, and both attributes are 64-bit numbers.
+            unsafe { sys::nftnl_set_elem_set_u64(raw.as_ptr(), attribute, value) };
         }
-        if let Some(comment) = &element.comment {
-            put(attr(sys::NFTNL_SET_ELEM_USERDATA), &comment.encode());
-        }
+    }
+    if element.is_end {
+        let flags = INTERVAL_END.to_ne_bytes();
+        put(attr(sys::NFTNL_SET_ELEM_FLAGS), &flags);
+    }
+    if !element.user_data.is_empty() {
+        put(attr(sys::NFTNL_SET_ELEM_USERDATA), &element.user_data);
     }
     // SAFETY: both are alive; the element belongs to the set from here on, which frees it, and we forget it.
     unsafe { sys::nftnl_set_elem_add(set.as_ptr().as_ptr(), raw.as_ptr()) };

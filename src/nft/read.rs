@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::batch::TableName;
 use super::decode;
 use super::element::Element;
+use super::friends::{FriendSet, Friends};
 use super::line::Line;
 use super::request::Request;
 use super::shape::{BanSet, ChainShape, MARK, Rule, SetShape, is_marked};
@@ -27,8 +28,10 @@ pub struct Found {
     pub flags: u32,
     /// What stands under its name.
     pub comment: Option<String>,
-    /// Those of its sets whose names are ours.
+    /// Those of its sets that have the names of ours for bans.
     pub sets: Vec<(BanSet, SetShape)>,
+    /// Those that have the names of ours for friends.
+    pub friend_sets: Vec<(FriendSet, SetShape)>,
     /// Those of its chains whose names are ours, with their rules.
     pub chains: Vec<(ChainShape, Vec<Rule>)>,
 }
@@ -54,6 +57,12 @@ impl Found {
             .find(|(found, _)| *found == set)
             .map(|(_, shape)| *shape)
     }
+
+    /// Whether this set is there, in its one shape.
+    #[must_use]
+    pub fn has(&self, set: FriendSet) -> bool {
+        self.friend_sets.contains(&(set, set.shape()))
+    }
 }
 
 impl Line {
@@ -67,12 +76,13 @@ impl Line {
         };
         let name = table.as_c_str();
         let is_here = |found: &str| found.as_bytes() == name.to_bytes();
-        let sets = self
-            .ask(&Request::sets(name), decode::set)?
-            .into_iter()
-            .filter(|(table, _, _)| is_here(table))
-            .filter_map(|(_, set, shape)| Some((BanSet::from_name(&set)?, shape)))
-            .collect();
+        let (mut sets, mut friend_sets) = (Vec::new(), Vec::new());
+        for (found_in, set, shape) in self.ask(&Request::sets(name), decode::set)? {
+            if is_here(&found_in) {
+                sets.extend(BanSet::from_name(&set).map(|set| (set, shape)));
+                friend_sets.extend(FriendSet::from_name(&set).map(|set| (set, shape)));
+            }
+        }
         let mut chains = Vec::new();
         for (found_in, shape) in self.ask(&Request::chains(name), decode::chain)? {
             if is_here(&found_in) && ChainShape::NAMES.contains(&shape.name.as_str()) {
@@ -86,6 +96,7 @@ impl Line {
             flags: read.flags,
             comment: read.comment,
             sets,
+            friend_sets,
             chains,
         }))
     }
@@ -124,7 +135,7 @@ impl Line {
     /// # Errors
     /// What the kernel said.
     pub fn list(&mut self, table: &TableName, set: BanSet) -> Result<Vec<Element>, Errno> {
-        let request = Request::elements(table.as_c_str(), set);
+        let request = Request::elements(table.as_c_str(), &set.name());
         let mut all = HashMap::new();
         for _ in 0..PASSES {
             let before = all.len();
@@ -136,6 +147,20 @@ impl Line {
             }
         }
         Ok(all.into_values().collect())
+    }
+
+    /// Who stands in the sets of friends that were found.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn friends(&mut self, table: &TableName, found: &Found) -> Result<Friends, Errno> {
+        let mut edges = Vec::new();
+        for set in FriendSet::ALL.into_iter().filter(|set| found.has(*set)) {
+            let request = Request::elements(table.as_c_str(), set.name());
+            let listed = absent_is_none(self.ask(&request, decode::edges))?;
+            edges.extend(listed.into_iter().flatten().flatten());
+        }
+        Ok(Friends::from_edges(edges))
     }
 
     fn table(&mut self, table: &TableName) -> Result<Option<decode::TableRead>, Errno> {

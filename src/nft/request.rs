@@ -67,10 +67,10 @@ impl Request {
     }
 
     /// All elements of a set.
-    pub(super) fn elements(table: &CStr, set: BanSet) -> Self {
+    pub(super) fn elements(table: &CStr, set_name: &str) -> Self {
         Self::new(GET_ELEMENT, DUMP)
             .with(TABLE, table.to_bytes_with_nul())
-            .with(ELEMENT_SET, &with_nul(&set.name()))
+            .with(ELEMENT_SET, &with_nul(set_name))
     }
 
     /// One element of a set.

@@ -1,15 +1,17 @@
-//! What our table looks like: its mark, the sets that hold bans, the chain and its rules.
+//! What our table looks like: its mark, the sets that hold bans, the chain and its rules. Those that hold friends are in
+//! `friends`.
 //!
 //! Pure. The same types describe what is wanted and what was found, so that the two can be compared.
 
 use std::ffi::CStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::friends::FriendSet;
 use crate::config::LogRate;
 use crate::source::Source;
 
 /// The comment that makes a table ours, with the number of its format.
-pub const MARK: &str = "portsentry format 1";
+pub const MARK: &str = "portsentry format 2";
 
 /// How a comment of any format begins.
 const ANY_MARK: &str = "portsentry format ";
@@ -31,6 +33,10 @@ const TIMEOUT_FLAG: u32 = 0x10;
 /// nft's numbers of the two key types.
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
+
+/// Bytes in a key of each.
+const IPV4_LEN: u32 = 4;
+const IPV6_LEN: u32 = 16;
 
 /// `NF_ACCEPT`, as a chain's policy.
 const POLICY_ACCEPT: u32 = 1;
@@ -166,13 +172,10 @@ impl BanSet {
     pub fn shape(self, limit: u32) -> SetShape {
         let size = size_for(limit);
         SetShape {
-            key_type: if self.ipv6 { IPV6_ADDR } else { IPV4_ADDR },
-            key_len: u32::from(self.bits() / 8),
             flags: TIMEOUT_FLAG,
             size,
             gc_interval: gc_interval_for(size),
-            timeout: 0,
-            plain: true,
+            ..SetShape::of_keys(self.ipv6)
         }
     }
 
@@ -208,17 +211,22 @@ impl BanSet {
 
     /// `ip6 saddr & ffff:ffff:ffff:ffff:: @banned6_64`
     fn condition(self) -> Rule {
-        let (family, payload) = if self.ipv6 {
-            (libc::NFPROTO_IPV6, Expr::Source6)
-        } else {
-            (libc::NFPROTO_IPV4, Expr::Source4)
-        };
-        let family = u8::try_from(family).expect("both families are small numbers");
-        let mut rule = vec![Expr::Family, Expr::Equal(vec![family]), payload];
+        let mut rule = from_family(self.ipv6);
         rule.extend(self.mask().map(Expr::Mask));
         rule.push(Expr::Lookup(self.name()));
         rule
     }
+}
+
+/// `ip saddr`, to be looked up in a set.
+pub(super) fn from_family(ipv6: bool) -> Rule {
+    let (family, payload) = if ipv6 {
+        (libc::NFPROTO_IPV6, Expr::Source6)
+    } else {
+        (libc::NFPROTO_IPV4, Expr::Source4)
+    };
+    let family = u8::try_from(family).expect("both families are small numbers");
+    vec![Expr::Family, Expr::Equal(vec![family]), payload]
 }
 
 /// The size of a set for up to `limit` bans: room for those not collected yet, which are the more the larger it is, rounded
@@ -254,7 +262,25 @@ pub struct SetShape {
 }
 
 impl SetShape {
-    /// Whether this set, as found, does the work of `wanted`. A larger size is as good: lowering a limit is no
+    /// An unbounded set of addresses without any flags.
+    pub(super) fn of_keys(ipv6: bool) -> Self {
+        Self {
+            key_type: if ipv6 { IPV6_ADDR } else { IPV4_ADDR },
+            key_len: if ipv6 { IPV6_LEN } else { IPV4_LEN },
+            flags: 0,
+            size: 0,
+            gc_interval: 0,
+            timeout: 0,
+            plain: true,
+        }
+    }
+
+    /// Whether its keys are IPv6 addresses.
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.key_len == IPV6_LEN
+    }
+
+    /// Whether this set of bans, as found, does the work of `wanted`. A larger size is as good: lowering a limit is no
     /// reason to move bans about.
     #[must_use]
     pub fn serves_as(self, wanted: Self) -> bool {
@@ -358,7 +384,8 @@ pub enum Expr {
 }
 
 /// The rules of our chain over these sets, with a log or without. Neighbour discovery passes first: without it a banned
-/// prefix on our own link would cut off every host in it, and ourselves from the router.
+/// prefix on our own link would cut off every host in it, and ourselves from the router. Friends pass next, so that even a
+/// ban that should never have been made does not shut them out.
 #[must_use]
 pub fn rules(sets: &[BanSet], log: Option<LogRate>) -> Vec<Rule> {
     let [first, last] = DISCOVERY;
@@ -374,6 +401,7 @@ pub fn rules(sets: &[BanSet], log: Option<LogRate>) -> Vec<Rule> {
         Expr::Accept,
     ];
     std::iter::once(discovery)
+        .chain(FriendSet::ALL.map(FriendSet::rule))
         .chain(sets.iter().flat_map(|set| set.rules(log)))
         .collect()
 }

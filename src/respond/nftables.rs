@@ -4,6 +4,7 @@
 //! reads in a listing. How any of that is said to the kernel is `nft`'s business.
 
 mod failures;
+mod friends;
 mod prepare;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod watch;
 
 use std::os::fd::BorrowedFd;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use failures::Failures;
@@ -20,7 +22,7 @@ use crate::clock::Now;
 use crate::config;
 use crate::log::span;
 use crate::nft::{
-    BanSet, ChainShape, Change, Comment, Element, Events, Line, TableName, Timeout, said,
+    BanSet, ChainShape, Change, Comment, Element, Events, Friends, Line, TableName, Timeout, said,
 };
 use crate::policy::{Ban, Reason};
 use crate::source::Source;
@@ -48,6 +50,8 @@ pub struct Nftables {
     configured: Vec<BanSet>,
     /// What the table has: as configured, and what an earlier configuration left that still holds bans.
     sets: Vec<BanSet>,
+    /// Who is let through whatever is banned; `None`: nobody has said yet, and whoever is, stays.
+    friends: Option<Friends>,
     handle: Option<u64>,
     /// Whether the table was found gone or changed since somebody last asked.
     lost: bool,
@@ -77,6 +81,7 @@ impl Nftables {
             limit: bans.limit,
             sets: configured.clone(),
             configured,
+            friends: None,
             handle: None,
             lost: false,
             events: None,
@@ -262,6 +267,10 @@ impl Responder for Nftables {
             self.lift(chunk, &mut failures);
         }
         failures.into_result()
+    }
+
+    fn spare(&mut self, friends: &[IpNet]) -> Result<(), Error> {
+        self.spare_friends(friends)
     }
 
     fn find(&mut self, source: Source) -> Result<Option<Held>, Error> {

@@ -28,6 +28,9 @@ mod services;
 /// Who is never banned.
 mod friends;
 
+/// Whom the kernel lets through whatever is banned.
+mod ignored;
+
 /// The table and its sets, as an admin reads them and as others change them.
 mod table;
 

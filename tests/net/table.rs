@@ -77,7 +77,7 @@ table inet portsentry {{
     }
     let table = timeless(&host.nft("list table inet portsentry"));
     for line in [
-        "\tcomment \"portsentry format 1\"\n",
+        "\tcomment \"portsentry format 2\"\n",
         "\t\tip saddr @banned4 counter packets … bytes … drop\n",
         "\t\tip6 saddr @banned6 counter packets … bytes … drop\n",
         "@banned6_64 counter packets … bytes … drop\n",
@@ -154,7 +154,7 @@ fn a_table_of_somebody_else_is_left_alone() {
 #[test]
 fn a_table_of_ours_in_another_shape_is_rebuilt_with_its_bans() {
     let host = &Host::new("host");
-    host.nft("add table inet portsentry { comment \"portsentry format 1\"; }");
+    host.nft("add table inet portsentry { comment \"portsentry format 2\"; }");
     host.nft("add set inet portsentry banned4 { type ipv4_addr; flags timeout; }");
     host.nft("add element inet portsentry banned4 { 203.0.113.7 timeout 10m comment \"before\", 203.0.113.8 }");
     let daemon = Daemon::start(host, "");
@@ -262,6 +262,7 @@ fn a_ban_cuts_connections_that_are_open() {
 fn bans_that_are_not_in_force_are_told_and_made_up_for() {
     let Pair { host, stranger } = &Pair::new();
     let daemon = Daemon::start(host, "");
+    // In one go: between two the daemon would make its own again.
     host.nft(
         "delete table inet portsentry; add table inet portsentry { comment \"somebody else's\"; }",
     );

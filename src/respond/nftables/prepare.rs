@@ -3,8 +3,14 @@
 use nix::errno::Errno;
 
 use super::{Nftables, trouble};
-use crate::nft::{BanSet, Change, Comment, Element, Found, MARK, Rule, SetShape, rules, said};
+use crate::nft::{
+    BanSet, Change, Comment, Element, Found, FriendSet, Friends, MARK, Rule, SetShape, rules, said,
+};
 use crate::respond::{Error, Prepared};
+
+/// What somebody is told who has changed by hand who is let through.
+const HANDS_OFF: &str = "ignored4 and ignored6 held something else than what the ignore lists name, and are put right; who is \
+    never to be banned belongs into an ignore file";
 
 impl Nftables {
     /// See [`Responder::prepare`](crate::respond::Responder::prepare).
@@ -14,13 +20,17 @@ impl Nftables {
             Err(Step(_, Errno::EEXIST)) => self.prepare_once(),
             outcome => outcome,
         }
-        .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
+        .map_err(|step| self.told(step))
+    }
+
+    /// What went wrong, as it is told.
+    pub(super) fn told(&self, Step(what, errno): Step) -> Error {
+        trouble(what.words(&self.table.to_string(), errno))
     }
 
     /// See [`Responder::withdraw`](crate::respond::Responder::withdraw).
     pub(super) fn withdraw_table(&mut self) -> Result<(), Error> {
-        self.withdraw_once()
-            .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
+        self.withdraw_once().map_err(|step| self.told(step))
     }
 
     /// See [`Responder::unban_all`](crate::respond::Responder::unban_all): all sets are made anew, in one transaction. To list
@@ -33,13 +43,13 @@ impl Nftables {
         let mut change = Change::new(&self.table);
         change.delete_chain(&self.chain.name);
         for set in &self.sets {
-            change.delete_set(*set);
-            change.create_set(*set, &self.shape(*set));
+            change.delete_set(&set.name());
+            change.create_set(&set.name(), &self.shape(*set));
         }
         change.create_chain(&self.chain, &self.rules());
         self.commit(change)
             .map_err(Doing::Rebuild.at())
-            .map_err(|Step(what, errno)| trouble(what.words(&self.table.to_string(), errno)))
+            .map_err(|step| self.told(step))
     }
 
     fn prepare_once(&mut self) -> Result<Prepared, Step> {
@@ -53,11 +63,16 @@ impl Nftables {
             Some(found) if !found.is_marked() => return Err(Step(Doing::Recognise, Errno::EEXIST)),
             Some(found) => {
                 self.keep_sets_with_bans(&found)?;
+                let spared = self.line.friends(&self.table, &found);
+                let spared = spared.map_err(Doing::Look.at())?;
                 if self.is_right(&found) {
                     self.handle = Some(found.handle);
+                    if self.right_friends(&spared)? {
+                        tracing::warn!("table inet {}: {HANDS_OFF}", self.table);
+                    }
                     return Ok(Prepared::Adopted);
                 }
-                self.rebuild(&found)?;
+                self.rebuild(&found, &spared)?;
                 Prepared::Rebuilt
             }
         };
@@ -101,10 +116,11 @@ impl Nftables {
             .is_some_and(|shape| shape.serves_as(self.shape(set)))
     }
 
-    fn is_right(&self, found: &Found) -> bool {
+    pub(super) fn is_right(&self, found: &Found) -> bool {
         found.is_current()
             && self.sets.iter().all(|set| self.fits(found, *set))
             && found.sets.iter().all(|(set, _)| self.sets.contains(set))
+            && FriendSet::ALL.iter().all(|set| found.has(*set))
             && matches!(
                 found.chains.as_slice(),
                 [(chain, found)] if *chain == self.chain && *found == self.rules()
@@ -114,26 +130,32 @@ impl Nftables {
     fn create(&mut self) -> Result<(), Step> {
         let mut change = Change::new(&self.table);
         change.create_table(&mark());
+        for set in FriendSet::ALL {
+            change.create_set(set.name(), &set.shape());
+        }
         for set in &self.sets {
-            change.create_set(*set, &self.shape(*set));
+            change.create_set(&set.name(), &self.shape(*set));
         }
         change.create_chain(&self.chain, &self.rules());
+        if let Some(friends) = &self.friends {
+            change.befriend(friends, &Friends::default());
+        }
         self.commit(change).map_err(Doing::Create.at())
     }
 
     /// Sets in the right shape are not touched. If the table itself is of another format, or somebody's own chain
     /// holds on to what must go, all of it is made anew.
-    fn rebuild(&mut self, found: &Found) -> Result<(), Step> {
+    fn rebuild(&mut self, found: &Found, spared: &Friends) -> Result<(), Step> {
         if found.is_current() {
-            match self.rebuild_parts(found, false) {
+            match self.rebuild_parts(found, spared, false) {
                 Err(Step(Doing::Rebuild, Errno::EBUSY)) => {}
                 outcome => return outcome,
             }
         }
-        self.rebuild_parts(found, true)
+        self.rebuild_parts(found, spared, true)
     }
 
-    fn rebuild_parts(&mut self, found: &Found, all: bool) -> Result<(), Step> {
+    fn rebuild_parts(&mut self, found: &Found, spared: &Friends, all: bool) -> Result<(), Step> {
         let mut moved: Vec<(BanSet, Vec<Element>)> = Vec::new();
         for set in self.sets.clone() {
             let readable = |shape: SetShape| shape.holds_keys_of(self.shape(set));
@@ -150,10 +172,20 @@ impl Nftables {
             for (chain, _) in &found.chains {
                 change.delete_chain(&chain.name);
             }
+            for (set, _) in &found.friend_sets {
+                if !found.has(*set) {
+                    change.delete_set(set.name());
+                }
+            }
             for (set, _) in &found.sets {
                 if !self.sets.contains(set) || !self.fits(found, *set) {
-                    change.delete_set(*set);
+                    change.delete_set(&set.name());
                 }
+            }
+        }
+        for set in FriendSet::ALL {
+            if all || !found.has(set) {
+                change.create_set(set.name(), &set.shape());
             }
         }
         for set in &self.sets {
@@ -161,10 +193,13 @@ impl Nftables {
                 let bans = moved.iter().find(|(moved, _)| moved == set);
                 let held = bans.map_or(0, |(_, bans)| bans.len());
                 let limit = self.limit.max(u32::try_from(held).unwrap_or(u32::MAX));
-                change.create_set(*set, &set.shape(limit));
+                change.create_set(&set.name(), &set.shape(limit));
             }
         }
         change.create_chain(&self.chain, &self.rules());
+        let nobody = Friends::default();
+        let staying = if all { &nobody } else { spared };
+        change.befriend(self.friends.as_ref().unwrap_or(spared), staying);
         for (set, bans) in &moved {
             change.add(*set, &bans.iter().collect::<Vec<_>>());
         }
@@ -205,24 +240,25 @@ fn mark() -> Comment {
 }
 
 /// What was being done when the kernel said this.
-struct Step(Doing, Errno);
+pub(super) struct Step(pub(super) Doing, pub(super) Errno);
 
 #[derive(Clone, Copy)]
-enum Doing {
+pub(super) enum Doing {
     Look,
     Recognise,
     List,
     Create,
     Rebuild,
     Delete,
+    Spare,
 }
 
 impl Doing {
-    fn at(self) -> impl Fn(Errno) -> Step {
+    pub(super) fn at(self) -> impl Fn(Errno) -> Step {
         move |errno| Step(self, errno)
     }
 
-    fn words(self, table: &str, errno: Errno) -> String {
+    pub(super) fn words(self, table: &str, errno: Errno) -> String {
         let doing = match self {
             Self::Recognise => {
                 return format!(
@@ -231,6 +267,7 @@ impl Doing {
                      another name"
                 );
             }
+            Self::Spare => "let those that the ignore lists name through",
             Self::Look => "look at",
             Self::List => "list the bans in",
             Self::Create => "create",

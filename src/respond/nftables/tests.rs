@@ -13,6 +13,8 @@ use crate::config::{Config, Hook, LogRate};
 use crate::policy::{End, Origin, Summary, Unit};
 use crate::probe::{Protocol, ScanType};
 
+mod friends;
+
 const FILE: &str = include_str!("../../../nft/portsentry.nft");
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -150,6 +152,10 @@ fn held_by(nftables: &Nftables) -> Vec<Held> {
     std::thread::spawn(job).join().unwrap().unwrap()
 }
 
+fn nets(nets: &[&str]) -> Vec<IpNet> {
+    nets.iter().map(|net| net.parse().unwrap()).collect()
+}
+
 /// The default configuration, with that many packets a minute logged.
 fn logging(packets: u32) -> Config {
     let mut config = config();
@@ -211,7 +217,7 @@ fn the_file_and_the_responder_make_the_same_table() {
     let nftables = prepared();
     assert_eq!(listing(), from_file);
     assert_eq!(bytecode(), from_file_code);
-    assert_eq!(from_file_code.len(), 8 + 6 + 6 + 7);
+    assert_eq!(from_file_code.len(), 8 + 4 * 6 + 7);
     assert!(nftables.handle().is_some());
     assert!(from_file.contains("ip saddr @banned4 counter packets 0 bytes 0 drop"));
     let text = run(Command::new("nft").args(["list", "ruleset"]), "").unwrap();
@@ -494,7 +500,7 @@ fn a_table_of_another_shape_is_rebuilt_with_its_bans() {
              delete set inet portsentry banned6_64"
                 .to_owned(),
         ),
-        ("an older format", file("format 1", "format 0")),
+        ("an older format", file("format 2", "format 0")),
         ("smaller sets", file("size 262143", "size 1000")),
         ("unbounded sets", file("size 262143", "")),
         (
@@ -544,7 +550,7 @@ fn a_set_of_another_kind_gives_way() {
     enter_empty_network();
     load(
         "table inet portsentry {
-            comment \"portsentry format 1\"
+            comment \"portsentry format 2\"
             set banned4 { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 } }
             set banned6 { type ipv6_addr . inet_service; }
             map banned6_64 { type ipv6_addr : verdict; }
@@ -652,6 +658,7 @@ fn without_the_privilege_the_error_says_which() {
         nftables.ban(&refs(&many(10, now)), now).unwrap_err(),
         nftables.replay(&refs(&many(10, now)), now).unwrap_err(),
         nftables.unban(&[source]).unwrap_err(),
+        nftables.spare(&[]).unwrap_err(),
         nftables.find(source).map(drop).unwrap_err(),
         nftables.withdraw().unwrap_err(),
     ] {
@@ -700,6 +707,30 @@ fn a_comment_survives_saving_and_loading() {
         "{text}"
     );
     assert_eq!(find(&mut nftables, "192.0.2.8").unwrap().reason, None);
+}
+
+#[test]
+fn a_listing_can_be_loaded_over_the_table_that_it_lists() {
+    let mut nftables = prepared();
+    let now = Now::read();
+    let hostile = "\\\" timeout 0s } delete table inet portsentry; \u{202e}".repeat(3);
+    let bans = [
+        ban_with("192.0.2.7", &hostile, HOUR, HOUR, now),
+        ban_with("2001:db8::/64", &hostile, HOUR, HOUR, now),
+    ];
+    nftables.ban(&refs(&bans), now).unwrap();
+    nftables
+        .spare(&nets(&["198.51.100.0/24", "ff00::/8"]))
+        .unwrap();
+    let before = listing();
+    load(&before);
+    assert_eq!(held_by(&nftables).len(), 2);
+    // nft adds rules to those that are there.
+    assert_eq!(nftables.prepare().unwrap(), Prepared::Rebuilt);
+    assert_eq!(held_by(&nftables).len(), 2);
+    for element in ["elements = { 198.51.100.0/24 }", "elements = { ff00::/8 }"] {
+        assert!(listing().contains(element), "{}", listing());
+    }
 }
 
 #[test]
@@ -933,7 +964,7 @@ fn unban_all_lifts_also_what_nobody_here_knows_of() {
 fn what_ran_on_the_sets_default_timeout_runs_on() {
     enter_empty_network();
     load(
-        "table inet portsentry { comment \"portsentry format 1\"; set banned4 { type ipv4_addr; flags timeout; timeout 1h; }; }
+        "table inet portsentry { comment \"portsentry format 2\"; set banned4 { type ipv4_addr; flags timeout; timeout 1h; }; }
         add element inet portsentry banned4 { 203.0.113.50 }",
     );
     let mut nftables = responder(&config());
