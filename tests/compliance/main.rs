@@ -20,7 +20,9 @@ mod host;
 mod packets;
 mod readers;
 mod report;
+#[path = "../net/lab/sandbox.rs"]
 mod sandbox;
+#[path = "../net/lab/syslog.rs"]
 mod syslog;
 
 use std::panic;

@@ -1,13 +1,13 @@
-//! The place in which one implementation runs: the host's network, and a private `/etc`, `/dev`, `/run`, `/var/lib` and process
-//! table. The original's paths are fixed at its build, so each case needs its own; nothing of this host is touched.
+//! The place in which what goes into the background runs: a host's network, and a private `/etc`, `/dev`, `/run`, `/var/lib` and
+//! process table. 1.2's paths are fixed at its build, so each case needs its own; nothing of this host is touched.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use crate::eventually;
-use crate::host::Host;
+use super::eventually;
+use super::host::Host;
 
 /// Namespaces held by their first process, which ends with us. Everything in them ends with it.
 pub(crate) struct Sandbox {

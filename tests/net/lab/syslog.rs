@@ -1,4 +1,4 @@
-//! The other end of `/dev/log`: what the implementation under test has logged, to the byte.
+//! The other end of `/dev/log`: what has been logged there, to the byte.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
