@@ -85,7 +85,8 @@ enum Command {
 
 const FLAGS_HELP: &str = "\
 Started as portsentry 1.2 was, with one or several of -tcp -udp -stcp -sudp -atcp -audp, it reads portsentry.conf, checks \
-everything and goes into the background; where it runs already, the daemon takes these modes too.";
+everything and goes into the background. Where a daemon runs already, that one watches in these modes too, until this process \
+ends, which takes the daemon's place when that ends first.";
 
 /// How a command's result is printed.
 #[derive(Args, Clone, Copy)]

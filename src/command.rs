@@ -68,7 +68,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
         | Request::Explain { .. }
         | Request::Reload
         | Request::ReadIgnore
-        | Request::AddModes { .. } => Err("this request changes no bans".to_owned()),
+        | Request::Lease { .. } => Err("this request changes no bans".to_owned()),
     };
     outcome
         .lines

@@ -702,6 +702,19 @@ impl Config {
             watch.modes.contains(&mode.mode)
         })
     }
+
+    /// This configuration, but in these of its modes alone.
+    #[must_use]
+    pub fn in_modes(mut self, modes: &BTreeSet<WatchMode>) -> Self {
+        for (protocol, watch) in [
+            (Protocol::Tcp, &mut self.tcp),
+            (Protocol::Udp, &mut self.udp),
+        ] {
+            let is_one = |mode: &Mode| modes.contains(&WatchMode::new(protocol, *mode));
+            watch.modes.retain(is_one);
+        }
+        self
+    }
 }
 
 impl BanRules {
@@ -878,6 +891,27 @@ mod tests {
 
     fn config(text: &str) -> Config {
         parse(Path::new("/p.toml"), text).unwrap_or_else(|wrong| panic!("{wrong}"))
+    }
+
+    #[test]
+    fn what_is_watched_in_fewer_modes_is_otherwise_the_same() {
+        let modes = |names: &[&str]| -> BTreeSet<WatchMode> {
+            let modes = names.iter().filter_map(|name| WatchMode::from_name(name));
+            modes.collect()
+        };
+        let before = Config::default();
+        assert_eq!(
+            before.watch_modes().collect::<BTreeSet<_>>(),
+            modes(&["atcp", "audp"])
+        );
+        let after = before.clone().in_modes(&modes(&["audp", "stcp"]));
+        assert_eq!(
+            after.watch_modes().collect::<BTreeSet<_>>(),
+            modes(&["audp"])
+        );
+        let mut back = after;
+        back.tcp.modes.insert(Mode::Advanced);
+        assert_eq!(back, before);
     }
 
     #[test]

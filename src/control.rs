@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Counters;
 
+mod lease;
 mod server;
 
+pub use lease::Lease;
 pub use server::{Client, Server, Step};
 
 /// Bytes a request may have.
@@ -59,8 +61,8 @@ pub enum Request {
     Reload,
     /// Read the ignore files anew, and lift the bans of whom they name: answered by an [`IgnoreRead`].
     ReadIgnore,
-    /// Run in these modes of 1.2 too.
-    AddModes {
+    /// Watch in these modes of 1.2 too: answered when they are in force, which they are until who asked hangs up. See [`Lease`].
+    Lease {
         /// `tcp`, `audp` …
         modes: Vec<String>,
         /// The configuration that they were asked for with.
@@ -106,6 +108,8 @@ pub struct Status {
     pub uptime: u64,
     /// The configuration file.
     pub config: String,
+    /// The modes in force.
+    pub modes: Vec<Watched>,
     /// Bans that should be in force.
     pub intended: u64,
     /// Bans that the primary responder, the first that works, has acknowledged.
@@ -124,6 +128,15 @@ pub struct Status {
     pub counters: Counters,
     /// What goes wrong at present.
     pub troubles: Vec<String>,
+}
+
+/// A mode in force, and who has asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// `tcp`, `audp` …
+    pub mode: String,
+    /// The daemon's process id where it is its own, and those of the processes that hold a lease of it.
+    pub holders: Vec<u32>,
 }
 
 /// How a responder is.
@@ -278,6 +291,9 @@ pub enum AskError {
     /// The answer is fine, but could not be written where it was to go.
     #[error("cannot write the daemon's answer: {0}")]
     Output(#[source] io::Error),
+    /// It answered that it will not.
+    #[error("{0}")]
+    Refused(String),
     /// It answered something else.
     #[error("the daemon's answer makes no sense: {0}")]
     Garbled(#[from] serde_json::Error),
@@ -291,9 +307,19 @@ pub enum AskError {
 pub fn ask(
     socket: &Path,
     request: &Request,
+    patience: Duration,
+    each: impl FnMut(Line) -> io::Result<()>,
+) -> Result<(), AskError> {
+    converse(socket, request, patience, each).map(drop)
+}
+
+/// As [`ask`], and stays on the line: the connection.
+fn converse(
+    socket: &Path,
+    request: &Request,
     mut patience: Duration,
     mut each: impl FnMut(Line) -> io::Result<()>,
-) -> Result<(), AskError> {
+) -> Result<UnixStream, AskError> {
     let name = || socket.display().to_string();
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoDaemon(name()),
@@ -324,7 +350,7 @@ pub fn ask(
         let is_last = matches!(line, Line::Done | Line::Failed(_));
         each(line).map_err(AskError::Output)?;
         if is_last {
-            return Ok(());
+            return Ok(reader.into_inner());
         }
     }
 }

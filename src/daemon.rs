@@ -30,19 +30,24 @@ mod background;
 mod clients;
 mod errands;
 mod follow;
+mod holder;
+mod leases;
 mod notices;
 mod start;
 mod status;
 
 pub use background::{Failed, Half, Starter, split};
 use errands::Errands;
+pub use holder::run_in_background;
 pub use start::Error;
 
 /// Everything the loop waits for and works with.
 struct Daemon {
     config_path: PathBuf,
-    /// Those that 1.2's flags have asked for; empty where the configuration says.
+    /// Those that we were started in by 1.2's flags; empty where the configuration says.
     modes: BTreeSet<WatchMode>,
+    /// Those that are in force for our own sake; others are leased.
+    own_modes: BTreeSet<WatchMode>,
     /// Who waits for us to be ready.
     starter: Option<Starter>,
     engine: Engine,
@@ -124,6 +129,7 @@ const EVENTS: usize = 32;
 /// It could not start, or lost something that it cannot go on without. Bans stay in the kernel then.
 pub fn run(config_path: &Path) -> Result<(), Error> {
     log::start(log::Sink::Foreground);
+    notices::starting();
     let outcome = Daemon::start(config_path, BTreeSet::new()).and_then(|mut daemon| {
         daemon.go()?;
         daemon.stop();
@@ -135,27 +141,6 @@ pub fn run(config_path: &Path) -> Result<(), Error> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&why)]);
     }
     outcome
-}
-
-/// Runs the daemon in the background, in these modes of 1.2, until it is told to stop. `starter` hears how the start went.
-/// The exit status.
-#[must_use]
-pub fn run_in_background(config_path: &Path, modes: BTreeSet<WatchMode>, starter: Starter) -> u8 {
-    log::start(log::Sink::Syslog);
-    let mut waiting = Some(starter);
-    let outcome = Daemon::start(config_path, modes).and_then(|mut daemon| {
-        daemon.starter = waiting.take();
-        let outcome = daemon.go();
-        waiting = daemon.starter.take();
-        outcome.map(|()| daemon.stop())
-    });
-    let Err(failure) = outcome else { return 0 };
-    error!("{failure}");
-    let status = failure.exit_status();
-    if let Some(starter) = waiting {
-        starter.failed(&failure.to_string(), status);
-    }
-    status
 }
 
 impl Daemon {

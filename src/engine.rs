@@ -569,6 +569,12 @@ impl Engine {
         self.lift_friends(now);
     }
 
+    /// Takes a configuration that differs in its modes alone.
+    pub fn watch_by(&mut self, config: Config) {
+        self.guard.watch(&config);
+        self.config = config;
+    }
+
     /// The host's own addresses have changed.
     pub fn host_changed(&mut self, facts: Facts, now: Now) {
         self.guard.host_changed(facts);

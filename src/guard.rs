@@ -59,6 +59,11 @@ impl Guard {
         *self = Self::new(config, ignored, facts);
     }
 
+    /// From now on the ports are watched that this configuration has.
+    pub fn watch(&mut self, config: &Config) {
+        self.watched = watched(config);
+    }
+
     /// The host has changed.
     pub fn host_changed(&mut self, facts: Facts) {
         self.facts = facts;

@@ -3,7 +3,7 @@
 use super::{Asked, Client, Failure, Output, ago, print};
 use crate::clock::Now;
 use crate::config::ResponderKind;
-use crate::control::{Line, Request, State, Status};
+use crate::control::{Line, Request, State, Status, Watched};
 use crate::log::span;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             status.pid
         )?;
         writeln!(out, "  config    {}", status.config)?;
+        let modes: Vec<String> = status.modes.iter().map(|it| mode(it, status.pid)).collect();
+        writeln!(out, "  modes     {}", modes.join(", "))?;
         writeln!(
             out,
             "  bans      {} in force of {} intended, through {}",
@@ -128,6 +130,16 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+/// `audp (pid 4711)`; who has asked for it is not told of the daemon alone.
+fn mode(watched: &Watched, daemon: u32) -> String {
+    let Watched { mode, holders } = watched;
+    if holders == &[daemon] {
+        return mode.clone();
+    }
+    let holders: Vec<String> = holders.iter().map(u32::to_string).collect();
+    format!("{mode} (pid {})", holders.join(", "))
 }
 
 fn state(state: State) -> &'static str {

@@ -32,6 +32,8 @@ pub struct Client {
     stream: UnixStream,
     /// Who it is, by the kernel's word.
     pub uid: u32,
+    /// Its process; 0 where that is not to be seen from here.
+    pub pid: u32,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     sent: usize,
@@ -87,7 +89,8 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let uid = getsockopt(&stream, PeerCredentials)?.uid();
+            let peer = getsockopt(&stream, PeerCredentials)?;
+            let uid = peer.uid();
             if uid != 0 && uid != geteuid().as_raw() {
                 continue;
             }
@@ -95,6 +98,7 @@ impl Server {
             return Ok(Some(Client {
                 stream,
                 uid,
+                pid: u32::try_from(peer.pid()).unwrap_or(0),
                 inbox: Vec::new(),
                 outbox: Vec::new(),
                 sent: 0,

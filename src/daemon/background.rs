@@ -12,29 +12,18 @@ use crate::sys;
 /// Which half of the process this is.
 pub enum Half {
     /// The one that goes on in the background, and reports to the other.
-    Daemon(Starter),
+    Background(Starter),
     /// The one that was started; what it says and how it ends.
     Front(Result<(), Failed>),
 }
 
-/// Why there is no daemon.
+/// Why nothing goes on in the background.
 #[derive(Debug)]
 pub struct Failed {
     /// What it said; empty where it just went away.
     pub message: String,
     /// The exit status that it asks for.
     pub status: u8,
-}
-
-impl Failed {
-    /// The status of a report that another daemon is there already.
-    pub(super) const TAKEN: u8 = 75;
-
-    /// Whether another daemon was there already.
-    #[must_use]
-    pub fn is_taken(&self) -> bool {
-        self.status == Self::TAKEN
-    }
 }
 
 /// Whoever started us, and waits.
@@ -53,7 +42,7 @@ pub fn split() -> io::Result<Half> {
         ForkResult::Child => {
             drop(read);
             settle()?;
-            Ok(Half::Daemon(Starter(write.into())))
+            Ok(Half::Background(Starter(write.into())))
         }
         ForkResult::Parent { .. } => {
             drop(write);

@@ -1,6 +1,6 @@
 //! Commands over the control socket: whose turn it is, and what each is answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::{Daemon, Error};
 use crate::clock::{Mono, Now};
 use crate::command;
+use crate::config::WatchMode;
 use crate::control::{Client, Line, Request, Step};
 use crate::history::Seq;
 use crate::source::Source;
 
-/// Clients at once; beyond it, the next is hung up on.
+/// Clients at once, holders of leases not counted; beyond it, the next is hung up on.
 const MAX_CLIENTS: usize = 64;
 
 /// A client that neither asks nor reads for so long is hung up on.
@@ -50,12 +51,30 @@ enum Answer {
     },
     /// All of it is in the client's outbox.
     Complete,
+    /// The same, and it stays on the line: these modes are in force for as long as it does.
+    Leased(BTreeSet<WatchMode>),
 }
 
 impl Clients {
     /// Whether one more may come in.
     pub(super) fn has_room(&self) -> bool {
-        self.talking.len() < MAX_CLIENTS
+        self.talking.len() - self.leases().count() < MAX_CLIENTS
+    }
+
+    /// Who holds leases: its process, and the modes.
+    pub(super) fn leases(&self) -> impl Iterator<Item = (u32, &BTreeSet<WatchMode>)> {
+        self.talking.values().filter_map(|it| match &it.answer {
+            Answer::Leased(modes) => Some((it.client.pid, modes)),
+            _ => None,
+        })
+    }
+
+    /// The modes that somebody holds a lease of.
+    pub(super) fn leased(&self) -> BTreeSet<WatchMode> {
+        self.leases()
+            .flat_map(|(_, modes)| modes)
+            .copied()
+            .collect()
     }
 
     /// Takes a client in; the number by which it will be known.
@@ -86,7 +105,10 @@ impl Clients {
 
     /// When the next client is hung up on, or answered without history, if nothing moves.
     pub(super) fn next_deadline(&self) -> Option<Mono> {
-        self.talking.values().map(Conversation::deadline).min()
+        self.talking
+            .values()
+            .filter_map(Conversation::deadline)
+            .min()
     }
 
     /// Hangs up on those who dawdle.
@@ -94,8 +116,10 @@ impl Clients {
         let waits_for_us = |conversation: &Conversation| {
             matches!(conversation.answer, Answer::AfterHistory { .. })
         };
-        self.talking
-            .retain(|_, conversation| waits_for_us(conversation) || now < conversation.deadline());
+        self.talking.retain(|_, conversation| {
+            let deadline = conversation.deadline();
+            waits_for_us(conversation) || deadline.is_none_or(|deadline| now < deadline)
+        });
     }
 
     fn waiting_for_history(&self) -> Vec<u64> {
@@ -111,11 +135,18 @@ impl Clients {
 }
 
 impl Conversation {
-    fn deadline(&self) -> Mono {
+    fn deadline(&self) -> Option<Mono> {
         match self.answer {
-            Answer::AfterHistory { until, .. } => until,
-            _ => self.moved.later(IDLE),
+            Answer::AfterHistory { until, .. } => Some(until),
+            Answer::Leased(_) => None,
+            _ => Some(self.moved.later(IDLE)),
         }
+    }
+
+    /// Whether it went away, or says more than was asked of it. Looked at where nothing else is read any more: the kernel
+    /// tells of each end once.
+    fn is_over(&mut self) -> bool {
+        !matches!(self.client.read(), Step::Wait)
     }
 }
 
@@ -129,6 +160,12 @@ impl Daemon {
             return Ok(());
         };
         conversation.moved = now.mono;
+        if matches!(conversation.answer, Answer::Leased(_)) && conversation.is_over() {
+            let pid = conversation.client.pid;
+            self.clients.remove(id);
+            self.give_up_the_lease_of(pid, now);
+            return Ok(());
+        }
         if matches!(conversation.answer, Answer::NotAsked) {
             let step = conversation.client.read();
             let uid = conversation.client.uid;
@@ -192,6 +229,11 @@ impl Daemon {
                     }
                 }
                 Answer::Complete => {}
+                Answer::Leased(_) => {
+                    // If it has gone away, the kernel tells of that too.
+                    let _ = client.flush();
+                    return;
+                }
             }
             match client.flush() {
                 Ok(true) if matches!(answer, Answer::Complete) => break,
@@ -243,13 +285,7 @@ impl Daemon {
                     }),
                 }
             }
-            Request::AddModes { modes, config } => {
-                let line = match self.add_modes(&modes, Path::new(&config), now) {
-                    Ok(()) => Line::Done,
-                    Err(why) => Line::Failed(why),
-                };
-                self.at_once(id, vec![line])
-            }
+            Request::Lease { modes, config } => self.answer_lease(id, &modes, &config, now),
             Request::Explain { address } => {
                 let known = self.engine.explain(address, now);
                 let trigger = self.engine.config().detect.trigger;
@@ -274,6 +310,24 @@ impl Daemon {
         })
     }
 
+    fn answer_lease(&mut self, id: u64, modes: &[String], config: &str, now: Now) -> Answer {
+        let Some(conversation) = self.clients.talking.get_mut(&id) else {
+            return Answer::Complete;
+        };
+        if conversation.is_over() {
+            // It did not wait: nothing is begun for who is not there.
+            return Answer::Complete;
+        }
+        let pid = conversation.client.pid;
+        match self.lease(modes, Path::new(config), pid, now) {
+            Ok(modes) => {
+                self.at_once(id, vec![Line::Done]);
+                Answer::Leased(modes)
+            }
+            Err(why) => self.at_once(id, vec![Line::Failed(why)]),
+        }
+    }
+
     /// Tells client `id` that this may take long.
     fn ask_for_patience(&mut self, id: u64) {
         if let Some(conversation) = self.clients.talking.get_mut(&id) {
@@ -290,4 +344,39 @@ fn not_in_history(trouble: Option<&str>) -> String {
         "done in the kernel, but history has not written it yet ({trouble}): if portsentry is stopped before it has, \
          its next start knows nothing of this"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::control::Server;
+
+    #[test]
+    fn a_lease_takes_no_clients_place_and_is_not_hung_up_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let server = Server::bind(&path).unwrap();
+        let mut clients = Clients::default();
+        let mut callers = Vec::new();
+        let mut call = |clients: &mut Clients| {
+            callers.push(UnixStream::connect(&path).unwrap());
+            clients.add(server.accept().unwrap().unwrap(), Mono(0))
+        };
+        let atcp = BTreeSet::from([WatchMode::from_name("atcp").unwrap()]);
+        let holder = call(&mut clients);
+        let lease = Answer::Leased(atcp.clone());
+        clients.talking.get_mut(&holder).unwrap().answer = lease;
+        assert_eq!(clients.next_deadline(), None);
+        for _ in 0..MAX_CLIENTS {
+            assert!(clients.has_room());
+            call(&mut clients);
+        }
+        assert!(!clients.has_room());
+        clients.drop_idle(Mono(0).later(IDLE));
+        let pid = std::process::id();
+        assert_eq!(clients.leases().collect::<Vec<_>>(), [(pid, &atcp)]);
+        assert_eq!(clients.talking.len(), 1);
+    }
 }

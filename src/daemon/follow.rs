@@ -1,7 +1,7 @@
 //! Following what changes while we run: the configuration, the ignore files, this host's addresses.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::{error, info, warn};
 
@@ -10,7 +10,7 @@ use crate::capture::Watched;
 use crate::clock::Now;
 use crate::config::{self, Complaints, Config, Loaded, Mode, ResponderKind, Watch, WatchMode};
 use crate::control::{IgnoreRead, Reloaded};
-use crate::history::{History, TextFiles};
+use crate::history::History;
 use crate::host::{self, Facts, FileWatch};
 use crate::listen;
 use crate::privilege::{self, Needs};
@@ -19,61 +19,25 @@ use crate::respond::{Member, Readiness, Responders};
 impl Daemon {
     /// Reads the configuration again. What has mistakes changes nothing.
     pub(super) fn reload(&mut self, now: Now) -> Result<Reloaded, String> {
-        let modes = self.modes.clone();
-        self.reload_in(modes, now)
+        self.reload_with(&self.clients.leased(), now)
     }
 
-    /// Adds modes to those of 1.2 that run, for another process that was started in them.
-    pub(super) fn add_modes(
+    /// Reads the configuration again, for our own modes and these besides. What has mistakes changes nothing.
+    pub(super) fn reload_with(
         &mut self,
-        names: &[String],
-        config: &Path,
+        leased: &BTreeSet<WatchMode>,
         now: Now,
-    ) -> Result<(), String> {
-        if config != self.config_path && config::is_legacy(&self.config_path) {
-            return Err(format!(
-                "portsentry runs already, pid {}, and with {}: one daemon has one configuration",
-                std::process::id(),
-                self.config_path.display()
-            ));
-        }
-        if !config::is_legacy(&self.config_path) {
-            return Err(format!(
-                "portsentry runs already, with {}, where tcp.mode and udp.mode say in which modes",
-                self.config_path.display()
-            ));
-        }
-        let asked: Option<Vec<WatchMode>> = names
-            .iter()
-            .map(|name| WatchMode::from_name(name))
-            .collect();
-        let running: BTreeSet<WatchMode> = self.engine.config().watch_modes().collect();
-        let mut new = asked.ok_or("this mode is not known")?;
-        new.retain(|mode| !running.contains(mode));
-        if new.is_empty() {
-            return Err(format!(
-                "portsentry runs already in mode {}, pid {}",
-                names.join(", "),
-                std::process::id()
-            ));
-        }
-        let all = running.into_iter().chain(new.iter().copied()).collect();
-        self.reload_in(all, now)?;
-        let mut text = TextFiles::of(&self.engine.config().history);
-        if let Err(failures) = text.begin(new.iter().copied()) {
-            failures.iter().for_each(|failure| warn!("{failure}"));
-        }
-        self.notify_of(&new);
-        Ok(())
-    }
-
-    /// Reads the configuration again, for these modes. What has mistakes changes nothing.
-    fn reload_in(&mut self, modes: BTreeSet<WatchMode>, now: Now) -> Result<Reloaded, String> {
+    ) -> Result<Reloaded, String> {
         let words = |complaints: Complaints| complaints.to_string();
+        let mut loaded = config::load_with(&self.config_path, &self.modes).map_err(words)?;
+        let own: BTreeSet<WatchMode> = loaded.config.watch_modes().collect();
+        if !leased.is_subset(&own) {
+            loaded = config::load_with(&self.config_path, &(&own | leased)).map_err(words)?;
+        }
         let Loaded {
             config: new,
             warnings,
-        } = config::load_with(&self.config_path, &modes).map_err(words)?;
+        } = loaded;
         notices::warnings(&warnings);
         let (ignored, passed_over) = config::ignore::read(&new.ignore).map_err(words)?;
         let old = self.engine.config().clone();
@@ -96,7 +60,7 @@ impl Daemon {
         if is_other_crew {
             self.change_responders(members, now);
         }
-        self.modes = modes;
+        self.own_modes = own;
         info!("the configuration was read again");
         tell(&passed_over);
         for key in &needs_restart {

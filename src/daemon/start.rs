@@ -13,11 +13,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
-use super::{Daemon, Errands, Failed, Later, clients::Clients, follow, notices};
+use super::{Daemon, Errands, Later, clients::Clients, follow, notices};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
 use crate::config::{self, Complaints, Config, Loaded, Mode, WatchMode};
-use crate::control::Server;
+use crate::control::{AskError, Server};
 use crate::engine::Engine;
 use crate::guard::Guard;
 use crate::history::lock::LockError;
@@ -68,6 +68,9 @@ pub enum Error {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The daemon that runs does not watch for us.
+    #[error("{0}")]
+    Ask(#[from] AskError),
     /// The kernel refuses what the event loop needs.
     #[error("cannot {step}: {source}")]
     Loop {
@@ -83,7 +86,6 @@ impl Error {
     pub(super) fn exit_status(&self) -> u8 {
         match self {
             Self::Config(_) => 78,
-            Self::Lock(LockError::Held { .. }) => Failed::TAKEN,
             _ => 1,
         }
     }
@@ -177,14 +179,14 @@ impl Daemon {
     ///
     /// In these modes, where the configuration is one of 1.2.
     pub(super) fn start(config_path: &Path, modes: BTreeSet<WatchMode>) -> Result<Self, Error> {
-        notices::starting();
         let Loaded { config, warnings } = config::load_with(config_path, &modes)?;
-        notices::warnings(&warnings);
         let (ignored, passed_over) = config::ignore::read(&config.ignore)?;
-        follow::tell(&passed_over);
         let needs = needs_of(config_path, &config);
         privilege::require(needs)?;
         let lock = StateLock::acquire(&config.history.file)?;
+        // Not before: who finds the lock taken may try again and again.
+        notices::warnings(&warnings);
+        follow::tell(&passed_over);
         let mut history = History::open(&config.history.file)?;
         if let Some(behind) = history.last_moment()?.and_then(Now::have_passed) {
             warn!(
@@ -245,6 +247,7 @@ impl Daemon {
         Ok(Self {
             config_path: config_path.to_owned(),
             modes,
+            own_modes: engine.config().watch_modes().collect(),
             starter: None,
             engine,
             capture,
@@ -367,7 +370,7 @@ fn remember_the_past(engine: &mut Engine, history: &History, now: Now) -> Result
     Ok(())
 }
 
-fn block_signals() -> nix::Result<SignalFd> {
+pub(super) fn block_signals() -> nix::Result<SignalFd> {
     let mask = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     mask.thread_block()?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)

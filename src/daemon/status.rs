@@ -45,6 +45,7 @@ impl Daemon {
                 .ready_at
                 .map_or(0, |ready| now.mono.since(ready).as_secs()),
             config: self.config_path.display().to_string(),
+            modes: self.watched(),
             intended: count(self.engine.bans().len()),
             enforced: count(self.engine.enforced()),
             differing_for,

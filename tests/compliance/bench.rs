@@ -247,6 +247,28 @@ impl Bench {
         }
     }
 
+    /// Ends the process that was started in this mode, and no other, and notes how it ended.
+    pub(crate) fn end(&mut self, mode: &str) {
+        let processes = self.sandbox.processes("portsentry");
+        let was_started_in_it = |pid: u32| {
+            let words = self.read(&format!("/proc/{pid}/cmdline"));
+            words.trim_end_matches('\0').ends_with(mode)
+        };
+        let pid = processes
+            .iter()
+            .map(|process| process.pid)
+            .find(|pid| was_started_in_it(*pid))
+            .unwrap_or_else(|| panic!("no process was started in mode {mode}"));
+        self.sandbox.sh(&format!("kill -TERM {pid}"));
+        let status = eventually(&format!("portsentry {mode} ends"), || {
+            let processes = self.sandbox.processes("portsentry");
+            let process = processes.into_iter().find(|process| process.pid == pid);
+            process.and_then(|process| process.ended)
+        });
+        self.modes.retain(|running| running != mode);
+        self.notes.push(ended(status));
+    }
+
     /// Waits until something is recorded in history, or until a process has ended, of which no more is expected; which of the
     /// two it was.
     pub(crate) fn recorded_or_ended(&mut self) -> String {

@@ -1,12 +1,15 @@
 //! 1.2's way of starting: the template units of Debian's own package, one a mode, over 1.2's own configuration.
 
+use serde_json::Value;
+
 use crate::machine::{Machine, Release, target};
 use crate::worlds::Pair;
 use crate::{eventually, on_each_debian};
 
 on_each_debian!(
-    both_modes_end_in_one_daemon,
+    each_unit_is_there_for_its_own_mode,
     both_units_may_be_started_at_once_by_a_boot,
+    restarting_either_unit_loses_neither_mode,
     stopping_the_unit_stops_the_daemon,
     a_broken_configuration_fails_the_unit_and_says_why,
     the_journal_has_the_words_of_1_2,
@@ -31,34 +34,120 @@ fn installed(release: Release) -> Machine {
     machine
 }
 
-fn daemons(machine: &Machine) -> usize {
+fn processes(machine: &Machine) -> usize {
     let found = machine.run("pgrep -x portsentry; true");
     found.lines().count()
 }
 
-fn both_modes_end_in_one_daemon(release: Release) {
+fn state(machine: &Machine, mode: &str) -> String {
+    let output = machine.try_run(&format!("systemctl is-active portsentry@{mode}"));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Waits until these modes are watched, each for its own unit, and no other.
+fn watches(machine: &Machine, modes: &[&str]) {
+    let main: Vec<String> = modes
+        .iter()
+        .map(|mode| {
+            assert_eq!(state(machine, mode), "active", "{mode}");
+            machine.shows(&format!("portsentry@{mode}"), "MainPID")
+        })
+        .collect();
+    assert_eq!(processes(machine), modes.len());
+    let wanted: Vec<(&str, &str)> = modes
+        .iter()
+        .copied()
+        .zip(main.iter().map(String::as_str))
+        .collect();
+    eventually(&format!("these are watched, by these: {wanted:?}"), || {
+        let output = machine.try_run("portsentry status --json");
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let held: Vec<(String, String)> = status["modes"]
+            .as_array()?
+            .iter()
+            .map(|mode| {
+                let name = mode["mode"].as_str().unwrap_or_default().to_owned();
+                (name, mode["holders"].to_string())
+            })
+            .collect();
+        let wanted = wanted
+            .iter()
+            .map(|(mode, pid)| ((*mode).to_owned(), format!("[{pid}]")));
+        held.into_iter().eq(wanted).then_some(())
+    });
+}
+
+fn each_unit_is_there_for_its_own_mode(release: Release) {
     let machine = installed(release);
     machine.run("systemctl start portsentry@atcp");
     machine.run("systemctl start portsentry@audp");
-    assert_eq!(daemons(&machine), 1);
-    assert_eq!(machine.shows("portsentry@atcp", "ActiveState"), "active");
-    // The process that handed its mode over has nothing left to do.
-    assert_eq!(machine.shows("portsentry@audp", "ActiveState"), "inactive");
+    watches(&machine, &["atcp", "audp"]);
+    scan_in(&machine, &["atcp", "audp"]);
+
+    machine.run("systemctl stop portsentry@audp");
+    assert_eq!(state(&machine, "audp"), "inactive");
     assert_eq!(machine.shows("portsentry@audp", "Result"), "success");
-    scan_in_both_modes(&machine);
+    watches(&machine, &["atcp"]);
+    scan_in(&machine, &["atcp"]);
+    machine.run("systemctl start portsentry@audp");
+    watches(&machine, &["atcp", "audp"]);
+
+    // That one was the daemon; now the other is.
+    machine.run("systemctl stop portsentry@atcp");
+    assert_eq!(state(&machine, "atcp"), "inactive");
+    assert_eq!(machine.shows("portsentry@atcp", "Result"), "success");
+    watches(&machine, &["audp"]);
+    scan_in(&machine, &["audp"]);
+
+    machine.run("systemctl stop portsentry@audp");
+    assert_eq!(processes(&machine), 0);
 }
 
 fn both_units_may_be_started_at_once_by_a_boot(release: Release) {
     let mut machine = installed(release);
     machine.run("systemctl enable portsentry@atcp portsentry@audp");
     machine.reboot();
-    assert_eq!(daemons(&machine), 1);
-    scan_in_both_modes(&machine);
+    watches(&machine, &["atcp", "audp"]);
+    scan_in(&machine, &["atcp", "audp"]);
 }
 
-/// Each of the two modes bans, and tells its own file.
-fn scan_in_both_modes(machine: &Machine) {
-    for (how, mode) in [("-sS", "atcp"), ("-sU", "audp")] {
+fn restarting_either_unit_loses_neither_mode(release: Release) {
+    let machine = installed(release);
+    machine.run("systemctl start portsentry@atcp portsentry@audp");
+    watches(&machine, &["atcp", "audp"]);
+    for units in [
+        "portsentry@audp",
+        "portsentry@atcp",
+        "portsentry@audp",
+        "portsentry@atcp portsentry@audp",
+    ] {
+        machine.run(&format!("systemctl restart {units}"));
+        watches(&machine, &["atcp", "audp"]);
+    }
+    scan_in(&machine, &["atcp", "audp"]);
+    // A daemon that dies fails its unit alone.
+    let status: Value =
+        serde_json::from_str(&machine.run("portsentry status --json")).expect("--json prints JSON");
+    let daemon = &status["pid"];
+    machine.run(&format!("kill -KILL {daemon}"));
+    let (dead, alive) = if machine.shows("portsentry@atcp", "MainPID") == daemon.to_string() {
+        ("atcp", "audp")
+    } else {
+        ("audp", "atcp")
+    };
+    eventually("systemd has noticed", || {
+        (state(&machine, dead) == "failed").then_some(())
+    });
+    watches(&machine, &[alive]);
+    scan_in(&machine, &[alive]);
+    machine.run(&format!("systemctl start portsentry@{dead}"));
+    watches(&machine, &["atcp", "audp"]);
+}
+
+/// Each of these modes bans, and tells its own file.
+fn scan_in(machine: &Machine, modes: &[&str]) {
+    for mode in modes {
+        let how = if mode.ends_with("tcp") { "-sS" } else { "-sU" };
         machine.net.stranger.nmap(how, "1-20", Pair::HOST);
         machine.is_banned(Pair::STRANGER);
         let file = format!("/var/lib/portsentry/portsentry.blocked.{mode}");
@@ -83,7 +172,7 @@ fn stopping_the_unit_stops_the_daemon(release: Release) {
     assert!(list.contains(Pair::STRANGER), "{list}");
 
     machine.run("systemctl stop portsentry@atcp");
-    assert_eq!(daemons(&machine), 0);
+    assert_eq!(processes(&machine), 0);
     assert_eq!(machine.shows("portsentry@atcp", "ActiveState"), "inactive");
     assert_eq!(machine.shows("portsentry@atcp", "Result"), "success");
     machine.entry("securityalert: PortSentry is shutting down");
@@ -94,7 +183,7 @@ fn a_broken_configuration_fails_the_unit_and_says_why(release: Release) {
     machine.run("sed -i 's/^ADVANCED_PORTS_TCP=.*/ADVANCED_PORTS_TCP=\"lots\"/' /etc/portsentry/portsentry.conf");
     machine.fails("systemctl start portsentry@atcp");
     assert_eq!(machine.shows("portsentry@atcp", "ActiveState"), "failed");
-    assert_eq!(daemons(&machine), 0);
+    assert_eq!(processes(&machine), 0);
     let status = machine.status_of_failed("portsentry@atcp");
     assert!(
         status.contains("ADVANCED_PORTS_TCP") && status.contains("lots"),

@@ -60,3 +60,6 @@ mod migrate;
 
 /// Starting, stopping, reloading, and refusing to start.
 mod lifecycle;
+
+/// One process for each mode, as 1.2 was started: each is there for its own, whatever befalls the others.
+mod leases;

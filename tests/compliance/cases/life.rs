@@ -10,6 +10,8 @@ const IN_BLOCKED: &str = "blocked.atcp: Host: 10.77.0.2/10.77.0.2 Port: 11 TCP B
 const SHUTS_DOWN: &str =
     "securityalert: PortSentry is shutting down\nadminalert: PortSentry is shutting down";
 
+const IGNORED: &str = "attackalert: Ignoring TCP response per configuration file setting.";
+
 /// A start that cannot succeed. `conf` is as in [`Bench::configure`](crate::bench::Bench::configure), or `nothing`.
 fn refused(name: &str, mode: &'static str, conf: &'static str, what: &'static str) -> Case {
     Case::new(name, move |bench| {
@@ -190,7 +192,47 @@ pub(crate) fn cases() -> Vec<Case> {
                 succeeds: true
                 tells of tcp: false",
             )
-            .but_ours("a start that failed says so to who started it", "succeeds: false\ntells of tcp: true"),
+            .but_ours(
+                "a mode that is watched already is watched for one more, who goes on when the first ends",
+                "adminalert: PortSentry … is starting.
+                adminalert: PortSentry is now active and listening.
+                succeeds: true
+                tells of tcp: false",
+            ),
+        Case::new("two modes, one process each: the second is ended", |bench| {
+            bench.start("-atcp -audp", "BLOCK_TCP=\"0\"\nBLOCK_UDP=\"0\"");
+            bench.end("-audp");
+            bench.nmap("-sU", "9");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!("{SHUTS_DOWN}\n{SCAN}\n{IGNORED}{RECORDED}exit status 15"))
+        .but_ours(
+            "a service manager takes any status but 0 for a failure",
+            &format!("{SHUTS_DOWN}\n{SCAN}\n{IGNORED}{RECORDED}exit status 0"),
+        ),
+        Case::new("two modes, one process each: the first is ended", |bench| {
+            bench.start("-audp -atcp", "BLOCK_TCP=\"0\"\nBLOCK_UDP=\"0\"");
+            bench.end("-audp");
+            if bench.is_ours() {
+                bench.until("adminalert: PortSentry is now active and listening.");
+            }
+            bench.nmap("-sU", "9");
+            bench.nmap("-sS", "11");
+        })
+        .sees(&format!("{SHUTS_DOWN}\n{SCAN}\n{IGNORED}{RECORDED}exit status 15"))
+        .but_ours(
+            "the one that is left becomes the daemon, and says so; any exit status but 0 is taken for a failure",
+            &format!(
+                "{SHUTS_DOWN}
+                adminalert: Advanced mode will monitor first 1024 ports
+                adminalert: Advanced mode will manually exclude port: 113\x20
+                adminalert: Advanced mode will manually exclude port: 139\x20
+                adminalert: Advanced Stealth scan detection mode activated. Ignored TCP port: 113
+                adminalert: Advanced Stealth scan detection mode activated. Ignored TCP port: 139
+                adminalert: PortSentry is now active and listening.
+                {SCAN}\n{IGNORED}{RECORDED}exit status 0"
+            ),
+        ),
         refused("an unknown flag", "-xtcp", "", "xtcp")
             .sees(&format!("{SHUTS_DOWN}\nsucceeds: false
                 tells of xtcp: false"))

@@ -3,6 +3,8 @@
 mod daemon;
 mod host;
 mod packets;
+mod sandbox;
+mod syslog;
 mod worlds;
 
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ pub(crate) use host::{Element, Host};
 pub(crate) use packets::{
     DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns, tcp_syn,
 };
+pub(crate) use sandbox::{Process, Sandbox};
+pub(crate) use syslog::Syslog;
 pub(crate) use worlds::{Bridge, Pair, Routed, at};
 
 /// How long anything may take before a test gives up. Far more than it takes: many tests share few processors.

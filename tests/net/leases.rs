@@ -1,0 +1,346 @@
+//! One process for each mode, as 1.2 was started: each is there for its own, whatever befalls the others.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::lab::{Pair, Process, Sandbox, Syslog, eventually};
+
+/// A host on which portsentry is started by 1.2's flags, over a configuration of 1.2's that logs and does nothing else.
+struct Yard {
+    // Before the hosts: its processes must end before their network does.
+    sandbox: Sandbox,
+    syslog: Syslog,
+    net: Pair,
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portsentry");
+const CONF: &str = "/etc/portsentry/portsentry.conf";
+const SETTINGS: &str = r#"
+TCP_PORTS="1,11,15,79,111"
+UDP_PORTS="1,9,69,513,635"
+ADVANCED_PORTS_TCP="1024"
+ADVANCED_PORTS_UDP="1024"
+IGNORE_FILE="/etc/portsentry/portsentry.ignore"
+HISTORY_FILE="/var/lib/portsentry/portsentry.history"
+BLOCKED_FILE="/var/lib/portsentry/portsentry.blocked"
+BLOCK_UDP="0"
+BLOCK_TCP="0"
+"#;
+
+impl Yard {
+    fn new() -> Self {
+        let net = Pair::new();
+        let syslog = Syslog::new();
+        let sandbox = Sandbox::new(&net.host, &syslog.path());
+        sandbox.write("/etc/portsentry/portsentry.ignore", "");
+        sandbox.write(CONF, SETTINGS);
+        Self {
+            sandbox,
+            syslog,
+            net,
+        }
+    }
+
+    /// Runs portsentry until it ends or has gone into the background; its exit status and what it said.
+    fn run(&self, words: &str) -> (i32, String) {
+        let mut command = self.sandbox.command(PROGRAM);
+        command.args(words.split_whitespace());
+        let (status, said) = self.sandbox.run(command);
+        (status.code().unwrap_or(-1), said)
+    }
+
+    /// Starts portsentry in these modes; the process that stays.
+    fn start(&self, modes: &str) -> u32 {
+        let before = self.alive();
+        let (status, said) = self.run(modes);
+        assert_eq!((status, said.as_str()), (0, ""), "portsentry {modes}");
+        let new: Vec<u32> = self
+            .alive()
+            .into_iter()
+            .filter(|pid| !before.contains(pid))
+            .collect();
+        assert_eq!(new.len(), 1, "one process stays of portsentry {modes}");
+        new[0]
+    }
+
+    fn alive(&self) -> Vec<u32> {
+        let processes = self.sandbox.processes("portsentry");
+        let alive = processes
+            .iter()
+            .filter(|process| process.ended.is_none())
+            .map(|process| process.pid);
+        alive.collect()
+    }
+
+    /// Has a process end, and waits until it has; how it did, as `wait` has it.
+    fn end(&self, signal: &str, pid: u32) -> i32 {
+        self.sandbox.sh(&format!("kill -{signal} {pid}"));
+        self.ends(pid)
+    }
+
+    fn ends(&self, pid: u32) -> i32 {
+        eventually(&format!("process {pid} ends"), || {
+            let processes = self.sandbox.processes("portsentry");
+            let process = processes.iter().find(|process| process.pid == pid);
+            process.and_then(|Process { ended, .. }| *ended)
+        })
+    }
+
+    /// Starts portsentry with a configuration of its own, and waits until it is ready.
+    fn run_native(&self) {
+        self.sandbox.write("/etc/portsentry/portsentry.toml", "");
+        self.sandbox.write("/etc/portsentry/ignore.list", "");
+        self.sandbox
+            .sh(&format!("setsid {PROGRAM} run >/run/log 2>&1 &"));
+        eventually("it is ready", || self.status());
+    }
+
+    /// What the daemon says of itself, if there is one.
+    fn status(&self) -> Option<Value> {
+        let (status, said) = self.run("status --json");
+        (status == 0).then(|| serde_json::from_str(&said).expect("--json prints JSON"))
+    }
+
+    /// Waits until `daemon` is the daemon and the modes are held by these processes.
+    fn stands(&self, daemon: u32, modes: &[(&str, &[u32])]) {
+        let modes: BTreeMap<String, Vec<u32>> = modes
+            .iter()
+            .map(|(mode, holders)| ((*mode).to_owned(), holders.to_vec()))
+            .collect();
+        let what = format!("process {daemon} is the daemon, with {modes:?}");
+        eventually(&what, || {
+            let status = self.status()?;
+            let held: BTreeMap<String, Vec<u32>> = status["modes"]
+                .as_array()?
+                .iter()
+                .map(|mode| {
+                    let name = mode["mode"].as_str().expect("a mode has a name");
+                    let holders: Vec<u32> = serde_json::from_value(mode["holders"].clone())
+                        .expect("holders are processes");
+                    (name.to_owned(), holders)
+                })
+                .collect();
+            (status["pid"] == daemon && held == modes).then_some(())
+        });
+    }
+
+    /// Scans a port by UDP and then one by TCP; which of the two is noticed. One of them must be.
+    fn notices(&self) -> (bool, bool) {
+        let before = self.syslog.texts().len();
+        self.net.stranger.nmap("-sU", "9", Pair::HOST);
+        self.net.stranger.nmap("-sS", "11", Pair::HOST);
+        // Packets are judged in their order: which came first is known when the last one is.
+        self.net.stranger.nmap("-sU", "69", Pair::HOST);
+        self.net.stranger.nmap("-sS", "15", Pair::HOST);
+        eventually("something is noticed", || {
+            let texts = self.syslog.texts();
+            let texts = &texts[before..];
+            let tells = |of: &str, port: u16| {
+                let end = format!("10.77.0.2/10.77.0.2 to {of} port: {port}");
+                texts.iter().any(|text| text.ends_with(&end))
+            };
+            let seen = (tells("TCP", 11), tells("UDP", 9));
+            let last = (tells("TCP", 15), tells("UDP", 69));
+            (seen == last && seen != (false, false)).then_some(seen)
+        })
+    }
+
+    fn has_said(&self, words: &str) {
+        eventually(&format!("the log has \"{words}\""), || {
+            let texts = self.syslog.texts();
+            texts.iter().any(|text| text.contains(words)).then_some(())
+        });
+    }
+}
+
+impl Drop for Yard {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test's own output, shown when it fails"
+    )]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log:\n{}", self.syslog.texts().join("\n"));
+        }
+    }
+}
+
+#[test]
+fn a_process_that_ends_takes_its_mode_with_it_and_no_other() {
+    let yard = Yard::new();
+    let atcp = yard.start("-atcp");
+    let audp = yard.start("-audp");
+    yard.stands(atcp, &[("atcp", &[atcp]), ("audp", &[audp])]);
+    let (_, said) = yard.run("status");
+    let line = format!("  modes     atcp, audp (pid {audp})\n");
+    assert!(said.contains(&line), "{said}");
+    assert_eq!(yard.notices(), (true, true));
+    let blocked = yard
+        .sandbox
+        .read("/var/lib/portsentry/portsentry.blocked.audp");
+    assert!(blocked.contains("Port: 9 UDP Blocked"), "{blocked}");
+
+    assert_eq!(yard.end("TERM", audp), 0);
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+    assert_eq!(yard.notices(), (true, false));
+
+    let audp = yard.start("-audp");
+    yard.stands(atcp, &[("atcp", &[atcp]), ("audp", &[audp])]);
+    assert_eq!(yard.notices(), (true, true));
+
+    yard.end("KILL", audp);
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+}
+
+#[test]
+fn when_the_daemon_is_stopped_who_is_left_takes_its_place() {
+    let yard = Yard::new();
+    let atcp = yard.start("-atcp");
+    let audp = yard.start("-audp");
+    assert_eq!(yard.end("TERM", atcp), 0);
+    yard.stands(audp, &[("audp", &[audp])]);
+    assert_eq!(yard.notices(), (false, true));
+
+    let atcp = yard.start("-atcp");
+    yard.stands(audp, &[("atcp", &[atcp]), ("audp", &[audp])]);
+    assert_eq!(yard.notices(), (true, true));
+
+    // And back again.
+    assert_eq!(yard.end("TERM", audp), 0);
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+    assert_eq!(yard.notices(), (true, false));
+}
+
+#[test]
+fn when_the_daemon_is_killed_one_takes_its_place_and_the_others_join() {
+    let yard = Yard::new();
+    let tcp = yard.start("-tcp");
+    let audp = yard.start("-audp");
+    let atcp = yard.start("-atcp");
+    yard.stands(
+        tcp,
+        &[("tcp", &[tcp]), ("atcp", &[atcp]), ("audp", &[audp])],
+    );
+    yard.run("ban 203.0.113.7");
+    yard.end("KILL", tcp);
+    let daemon = eventually("somebody is the daemon", || {
+        let pid = yard.status()?["pid"].as_u64()?;
+        u32::try_from(pid).ok()
+    });
+    assert!([audp, atcp].contains(&daemon), "{daemon}");
+    yard.stands(daemon, &[("atcp", &[atcp]), ("audp", &[audp])]);
+    assert_eq!(yard.notices(), (true, true));
+    let (_, bans) = yard.run("list");
+    assert!(bans.contains("203.0.113.7"), "{bans}");
+}
+
+#[test]
+fn when_all_are_told_to_stop_none_takes_anothers_place() {
+    let yard = Yard::new();
+    let all = ["-atcp", "-audp", "-stcp"].map(|mode| yard.start(mode));
+    let starts = |yard: &Yard| {
+        let texts = yard.syslog.texts();
+        let active = texts
+            .iter()
+            .filter(|text| text.ends_with("is now active and listening."));
+        active.count()
+    };
+    assert_eq!(starts(&yard), 3);
+    yard.sandbox
+        .sh(&format!("kill {} {} {}", all[0], all[1], all[2]));
+    assert_eq!(all.map(|pid| yard.ends(pid)), [0, 0, 0]);
+    assert_eq!(starts(&yard), 3, "nobody has begun to watch");
+    assert!(yard.status().is_none());
+}
+
+#[test]
+fn several_that_are_started_at_once_share_one_daemon() {
+    let yard = Yard::new();
+    yard.sandbox.sh(&format!(
+        "for mode in atcp audp stcp; do {PROGRAM} -$mode & done; wait"
+    ));
+    let status = yard.status().expect("one of them is the daemon");
+    let modes = status["modes"].as_array().expect("modes are a list");
+    assert_eq!(modes.len(), 3, "{status}");
+    assert_eq!(yard.alive().len(), 3);
+    assert_eq!(yard.notices(), (true, true));
+}
+
+#[test]
+fn a_mode_that_runs_already_is_held_by_one_more() {
+    let yard = Yard::new();
+    let both = yard.start("-atcp -audp");
+    // As a script does that restarts, and does not wait for the end.
+    let atcp = yard.start("-atcp");
+    yard.stands(both, &[("atcp", &[both, atcp]), ("audp", &[both])]);
+    yard.end("TERM", both);
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+    assert_eq!(yard.notices(), (true, false));
+}
+
+#[test]
+fn a_reload_keeps_what_is_held() {
+    let yard = Yard::new();
+    let atcp = yard.start("-atcp");
+    let udp = yard.start("-udp");
+    yard.stands(atcp, &[("atcp", &[atcp]), ("udp", &[udp])]);
+    assert_eq!(yard.run("reload").0, 0);
+    yard.stands(atcp, &[("atcp", &[atcp]), ("udp", &[udp])]);
+    // A hang-up reloads, and ends nobody.
+    yard.sandbox.sh(&format!("kill -HUP {atcp} {udp}"));
+    yard.stands(atcp, &[("atcp", &[atcp]), ("udp", &[udp])]);
+    // What a holder could not go on with is refused as a whole.
+    yard.sandbox
+        .write(CONF, SETTINGS.replace("UDP_PORTS=\"1", "#UDP_PORTS=\"1"));
+    let (status, said) = yard.run("reload");
+    assert!(status == 1 && said.contains("UDP_PORTS"), "{said}");
+    yard.stands(atcp, &[("atcp", &[atcp]), ("udp", &[udp])]);
+    // After a restart nobody watches for it: it ends, and says why.
+    yard.end("TERM", atcp);
+    let atcp = yard.start("-atcp");
+    assert_eq!(yard.ends(udp) >> 8, 78);
+    yard.has_said("UDP_PORTS");
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+}
+
+#[test]
+fn a_mode_that_the_daemon_cannot_take_up_is_refused() {
+    let yard = Yard::new();
+    yard.sandbox.sh(&format!(
+        "setpriv --inh-caps -net_bind_service --bounding-set -net_bind_service {PROGRAM} -atcp"
+    ));
+    let atcp = yard.alive()[0];
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+    let (status, said) = yard.run("-tcp -audp");
+    assert!(
+        status == 1 && said.contains("has given up what mode tcp takes"),
+        "{status}: {said}"
+    );
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+    assert_eq!(yard.notices(), (true, false));
+    assert_eq!(yard.alive(), [atcp]);
+}
+
+#[test]
+fn a_daemon_with_a_native_configuration_watches_for_nobody_else() {
+    let yard = Yard::new();
+    yard.run_native();
+    let (status, said) = yard.run("-atcp");
+    assert!(
+        status == 1 && said.contains("where tcp.mode and udp.mode say in which modes"),
+        "{status}: {said}"
+    );
+    let native = yard.alive()[0];
+    yard.end("TERM", native);
+    // Whoever held something under another daemon finds this one in its place.
+    let daemon = yard.start("-atcp");
+    let holder = yard.start("-audp");
+    // It must not take the place first.
+    yard.sandbox.sh(&format!("kill -STOP {holder}"));
+    yard.end("TERM", daemon);
+    yard.run_native();
+    yard.sandbox.sh(&format!("kill -CONT {holder}"));
+    assert_eq!(yard.ends(holder) >> 8, 1);
+    yard.has_said("where tcp.mode and udp.mode say in which modes");
+}
