@@ -45,8 +45,8 @@ impl Nftables {
     /// Lets through who should be, and nobody else, where `spared` are: in one transaction, which does not touch whoever
     /// is in both. Whether there was anything to do.
     ///
-    /// To empty the sets and fill them again would be simpler, but Linux 6.1, for one, then misses some packets at the very
-    /// moment that the old elements give way to the new.
+    /// To empty the sets and fill them again would be simpler, but where an element gives way to another that covers the same
+    /// address, Linux 6.1, for one, misses packets at that very moment.
     pub(super) fn right_friends(&mut self, spared: &Friends) -> Result<bool, Step> {
         let Some(friends) = self.friends.as_ref().filter(|it| *it != spared) else {
             return Ok(false);

@@ -160,7 +160,7 @@ fn a_new_list_takes_the_place_of_the_old_one() {
 }
 
 #[test]
-fn no_packet_of_a_friend_is_lost_while_the_list_changes() {
+fn no_packet_of_a_friend_who_stays_is_lost_while_the_list_changes() {
     let mut nftables = prepared();
     ip("link set lo up");
     let now = Now::read();
