@@ -16,8 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod command;
+mod failures;
 pub mod hosts_deny;
 pub mod nftables;
+mod note;
+mod program;
 pub mod route;
 pub mod site;
 pub mod worker;

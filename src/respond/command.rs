@@ -6,28 +6,22 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
 
 use crate::config::{CommandLine, WatchMode};
 use crate::log::span;
 use crate::sys;
 
 pub use self::ipv4::knows_only_ipv4;
-use self::output::{Output, printable};
+use super::program::{self, GRACE, Running, printable};
 
 mod ipv4;
-mod output;
 
 /// A program that is to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,125 +192,25 @@ impl Shared {
     /// Runs one program to its end; what went wrong.
     fn carry_out(&self, job: &Job, limit: Duration, undead: &mut Vec<Child>) -> Result<(), String> {
         let begun = Instant::now();
-        let mut running = Running::start(job)?;
+        let command = command(job).map_err(|cause| program::cannot_run(&cause))?;
+        let mut running = Running::start(command, Stdio::null(), None)?;
         let is_late = || begun.elapsed() >= limit;
         if running.watch(&|| is_late() || self.lock().is_to_stop()) {
-            return running.outcome();
+            return running.outcome().map(drop);
         }
         let why = if is_late() {
             format!("did not end within {}", span(limit))
         } else {
             "had not ended when portsentry stopped".to_owned()
         };
-        let is_gone = running.kill();
-        let end = if is_gone {
-            "was killed"
-        } else {
-            "cannot be killed"
-        };
-        let words = running.output.after(&format!("{why}, and {end}"));
-        if !is_gone {
-            undead.push(running.child);
-        }
+        let (words, left) = running.kill(&why);
+        undead.extend(left);
         Err(words)
     }
 }
 
-/// A program under way.
-struct Running {
-    child: Child,
-    /// Readable when it has ended.
-    ends: OwnedFd,
-    output: Output,
-}
-
-/// How often it is looked whether time is up.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How long a program may take to end when it is told to, and to be gone when it is killed.
-const GRACE: Duration = Duration::from_secs(1);
-
-impl Running {
-    fn start(job: &Job) -> Result<Self, String> {
-        let (mut child, output) = spawn(job).map_err(|cause| format!("cannot be run: {cause}"))?;
-        match sys::pidfd_open(pid(&child)) {
-            Ok(ends) => Ok(Self {
-                child,
-                ends,
-                output: Output::of(output),
-            }),
-            Err(cause) => {
-                let _ = killpg(pid(&child), Signal::SIGKILL);
-                let _ = child.wait();
-                Err(format!("was killed, for it cannot be watched: {cause}"))
-            }
-        }
-    }
-
-    /// Waits until the program ends, and takes what it says meanwhile; false: time was up before. What it leaves behind in the
-    /// background, with the pipe open, is not waited for.
-    fn watch(&mut self, is_time_up: &dyn Fn() -> bool) -> bool {
-        loop {
-            let mut fds = vec![PollFd::new(self.ends.as_fd(), PollFlags::POLLIN)];
-            if let Some(pipe) = &self.output.pipe {
-                fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-            }
-            let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX);
-            // A failure is a look too early.
-            let _ = poll(&mut fds, timeout);
-            let is_over = fds[0].any() == Some(true);
-            self.output.take();
-            if is_over {
-                return true;
-            }
-            if is_time_up() {
-                return false;
-            }
-        }
-    }
-
-    /// Ends the program and all of its group: first by asking. Whether the program is gone.
-    fn kill(&mut self) -> bool {
-        // Until it is waited for, its number is no other group's. Whoever is gone already needs no signal.
-        let _ = killpg(pid(&self.child), Signal::SIGTERM);
-        let asked = Instant::now();
-        self.watch(&|| asked.elapsed() >= GRACE);
-        let _ = killpg(pid(&self.child), Signal::SIGKILL);
-        let killed = Instant::now();
-        self.watch(&|| killed.elapsed() >= GRACE) && self.child.wait().is_ok()
-    }
-
-    /// What came of a program that has ended.
-    fn outcome(mut self) -> Result<(), String> {
-        let status = self.child.wait();
-        let status = status.map_err(|cause| format!("ended, but nobody knows how: {cause}"))?;
-        match words_for(status) {
-            None => Ok(()),
-            Some(words) => Err(self.output.after(&words)),
-        }
-    }
-}
-
-fn pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).expect("the kernel counts processes to 2²² at most"))
-}
-
-/// `None`: it says that all is well.
-fn words_for(status: ExitStatus) -> Option<String> {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        // What the shell says of a program that it does not find.
-        (Some(127), _) => Some("exit status 127 (no such program)".to_owned()),
-        (Some(code), _) => Some(format!("exit status {code}")),
-        (None, Some(signal)) => Some(format!("killed by signal {signal}")),
-        (None, None) => Some("ended in an unknown way".to_owned()),
-    }
-}
-
-/// Starts the program in a process group of its own, with an environment of its own. All that it says comes out of the descriptor.
-fn spawn(job: &Job) -> io::Result<(Child, OwnedFd)> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+/// The job's program, with an environment of its own.
+fn command(job: &Job) -> io::Result<Command> {
     let mut words = match &job.line {
         CommandLine::Argv(words) => words.iter().map(|word| filled(word, job)).collect(),
         CommandLine::Shell(line) => {
@@ -324,28 +218,17 @@ fn spawn(job: &Job) -> io::Result<(Child, OwnedFd)> {
         }
     }
     .into_iter();
-    let program = words
+    let name = words
         .next()
         .ok_or_else(|| io::Error::other("it has no name"))?;
-    let mut command = Command::new(program);
+    let mut command = program::command(name);
     command
         .args(words)
-        .env_clear()
-        .env("PATH", PATH)
-        .env("LANG", "C")
         .env("PORTSENTRY_SOURCE", job.source.to_string())
         .env("PORTSENTRY_PORT", job.port.to_string())
-        .env("PORTSENTRY_MODE", mode(job))
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(write.try_clone()?)
-        .stderr(write);
-    sys::begin_afresh(&mut command);
-    Ok((command.spawn()?, read))
+        .env("PORTSENTRY_MODE", mode(job));
+    Ok(command)
 }
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Characters of a command that are shown.
 const COMMAND_SHOWN: usize = 1024;

@@ -9,12 +9,10 @@ mod text;
 
 use std::collections::HashSet;
 
-use jiff::Timestamp;
-
-use super::{Deed, Error, Held, HeldClock, Holdings, Prepared, Responder};
-use crate::clock::{Now, Wall};
+use super::{Deed, Error, Held, Holdings, Prepared, Responder};
+use crate::clock::Now;
 use crate::config;
-use crate::policy::{Ban, Reason};
+use crate::policy::Ban;
 use crate::rewrite::{Rules, SharedFile};
 use crate::source::Source;
 use text::{Mark, Template, Text};
@@ -70,7 +68,10 @@ impl HostsDeny {
         // The kernel tells how much is left of what it holds; a file must be asked with the time.
         let wall = Now::read().wall;
         let text = Text::parse(&bytes, &self.template);
-        Ok(text.marks().map(|mark| held(mark, wall)).collect())
+        Ok(text
+            .marks()
+            .map(|mark| mark.note.held(mark.source, wall))
+            .collect())
     }
 }
 
@@ -149,21 +150,6 @@ impl Responder for HostsDeny {
 /// Whether a line of the file, without its end, is our mark: the line below it is ours too.
 pub(crate) fn is_mark(line: &[u8]) -> bool {
     Mark::parse(line).is_some()
-}
-
-/// A ban of the file, with nothing left for one that is over.
-fn held(mark: &Mark, now: Wall) -> Held {
-    let wall = |timestamp: Timestamp| Wall(timestamp.as_millisecond());
-    let millis = |end: Wall, start: Wall| u64::try_from(end.0.saturating_sub(start.0)).unwrap_or(0);
-    let reason = Some(mark.reason.clone());
-    Held {
-        source: mark.source,
-        reason: reason.filter(|reason| *reason != Reason::Text("".into())),
-        clock: mark.until.map(|until| HeldClock {
-            length: millis(wall(until), wall(mark.from)),
-            left: millis(wall(until), now),
-        }),
-    }
 }
 
 fn trouble(message: String) -> Error {

@@ -3,7 +3,6 @@
 //! It decides who may have a dead end, what to do where others have routes there too, and words what goes wrong. How routes
 //! are made and found is `host`'s business. They neither end by themselves nor know why they are there.
 
-mod failures;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -14,8 +13,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use self::failures::Failures;
 use self::survey::{Landmark, Survey};
+use super::failures::Failures;
 use super::{Deed, Error, Held, HeldClock, Holdings, Prepared, Responder};
 use crate::clock::Now;
 use crate::config::{self, RouteKind};

@@ -1,5 +1,9 @@
 //! Real programs, most of them a line of shell.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 use super::*;
 
 const LONG: Duration = Duration::from_secs(60);

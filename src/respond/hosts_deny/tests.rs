@@ -9,8 +9,8 @@ use nix::fcntl::{Flock, FlockArg};
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::Mono;
-use crate::policy::{End, Origin};
+use crate::clock::{Mono, Wall};
+use crate::policy::{End, Origin, Reason};
 
 const NOW: Now = Now {
     mono: Mono(1_000_000),

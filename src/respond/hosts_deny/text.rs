@@ -7,10 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use jiff::Timestamp;
-
-use crate::clock::Wall;
-use crate::policy::{Ban, Reason};
+use crate::policy::Ban;
+use crate::respond::note::Note;
 use crate::source::Source;
 
 /// Where the source goes in a [`Template`].
@@ -92,10 +90,7 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) source: Source,
-    pub(super) from: Timestamp,
-    /// `None`: for ever.
-    pub(super) until: Option<Timestamp>,
-    pub(super) reason: Reason,
+    pub(super) note: Note,
 }
 
 impl<'a> Text<'a> {
@@ -297,10 +292,7 @@ impl Mark {
     fn of(ban: &Ban) -> Self {
         Self {
             source: ban.source,
-            from: timestamp(ban.start),
-            until: ban.end.map(|end| timestamp(end.wall)),
-            // What else a reason has been made of, it stays on its line.
-            reason: Reason::parse(&ban.reason.to_string()),
+            note: Note::of(ban),
         }
     }
 
@@ -311,18 +303,10 @@ impl Mark {
             .iter()
             .enumerate()
             .find_map(|(breaks, beginning)| Some((breaks, line.strip_prefix(beginning)?)))?;
-        let (source, words) = words.split_once(" from ")?;
-        let (from, words) = words.split_once(' ')?;
-        let (until, reason) = words.split_once(": ")?;
-        let until = match until {
-            "for ever" => None,
-            until => Some(until.strip_prefix("until ")?.parse().ok()?),
-        };
+        let (source, note) = words.split_once(' ')?;
         let mark = Self {
             source: source.parse().ok()?,
-            from: from.parse().ok()?,
-            until,
-            reason: Reason::parse(reason),
+            note: Note::parse(note)?,
         };
         (mark.line(breaks) == line).then_some((breaks, mark))
     }
@@ -336,21 +320,6 @@ impl Mark {
 /// so that whoever takes it out of the file with sed takes both lines.
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} from {} ", self.source, self.from)?;
-        match self.until {
-            Some(until) => write!(f, "until {until}: {}", self.reason),
-            None => write!(f, "for ever: {}", self.reason),
-        }
+        write!(f, "{} {}", self.source, self.note)
     }
-}
-
-/// To the second before, and within the years that can be written. A ban that is over by history must not seem to run on
-/// here: it would be taken for another one.
-fn timestamp(at: Wall) -> Timestamp {
-    let nearest = if at.0 < 0 {
-        Timestamp::MIN
-    } else {
-        Timestamp::MAX
-    };
-    Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or(nearest)
 }

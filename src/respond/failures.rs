@@ -1,6 +1,6 @@
 //! [`Failures`]: what became of the parts of a call that failed, as one error.
 
-use crate::respond::Error;
+use super::Error;
 use crate::source::Source;
 
 /// The sources that a call could not serve, each with the reason.

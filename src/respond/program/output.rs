@@ -12,37 +12,46 @@ pub(super) struct Output {
     /// `None`: nobody has the other end any more.
     pub(super) pipe: Option<File>,
     tail: VecDeque<u8>,
+    /// Bytes that are kept.
+    most: usize,
+    is_cut: bool,
 }
-
-/// Bytes of output that are kept.
-const KEPT: usize = 4096;
 
 /// Characters of it that are shown.
 const OUTPUT_SHOWN: usize = 512;
 
 impl Output {
-    pub(super) fn of(pipe: OwnedFd) -> Self {
+    pub(super) fn of(pipe: OwnedFd, most: usize) -> Self {
         Self {
             pipe: Some(pipe.into()),
             tail: VecDeque::new(),
+            most,
+            is_cut: false,
         }
     }
 
     /// Takes what is there, up to a bound: whoever talks without end is not listened to without end.
     pub(super) fn take(&mut self) {
-        let mut bytes = [0; KEPT];
+        // In sixteen rounds as much as a pipe holds.
+        let mut bytes = [0; 4096];
         for _ in 0..16 {
             let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut bytes) {
                 Ok(0) => self.pipe = None,
                 Ok(length) => {
                     self.tail.extend(&bytes[..length]);
-                    let excess = self.tail.len().saturating_sub(KEPT);
+                    let excess = self.tail.len().saturating_sub(self.most);
+                    self.is_cut |= excess > 0;
                     self.tail.drain(..excess);
                 }
                 Err(_) => return,
             }
         }
+    }
+
+    /// All that the program said; `None`: it was more than is kept.
+    pub(super) fn whole(self) -> Option<Vec<u8>> {
+        (!self.is_cut).then(|| self.tail.into())
     }
 
     /// These words, and behind them the last that the program said, if anything.
@@ -60,7 +69,7 @@ impl Output {
 }
 
 /// Fit for a log: what cannot be seen is escaped, and it is not too long.
-pub(super) fn printable(text: &str, most: usize) -> String {
+pub(in crate::respond) fn printable(text: &str, most: usize) -> String {
     let mut printable = String::new();
     for (n, c) in text.chars().enumerate() {
         if n == most {
