@@ -305,6 +305,8 @@ pub enum OnStop {
 pub enum ResponderKind {
     /// An nftables set with timeouts.
     Nftables,
+    /// Rules in a chain of our own, or ipsets.
+    Iptables,
     /// Routes that lead nowhere.
     Route,
     /// Lines in `/etc/hosts.deny`.
@@ -315,13 +317,20 @@ pub enum ResponderKind {
 
 impl ResponderKind {
     /// All there are.
-    pub const ALL: &[Self] = &[Self::Nftables, Self::Route, Self::HostsDeny, Self::Command];
+    pub const ALL: &[Self] = &[
+        Self::Nftables,
+        Self::Iptables,
+        Self::Route,
+        Self::HostsDeny,
+        Self::Command,
+    ];
 
     /// As in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
             Self::Route => "route",
             Self::HostsDeny => "hosts-deny",
             Self::Command => "command",
@@ -676,13 +685,15 @@ impl Config {
         if old.ban.uses(ResponderKind::Nftables) {
             self.nftables = old.nftables.clone();
         }
+        if old.ban.uses(ResponderKind::Iptables) {
+            self.iptables = old.iptables.clone();
+        }
         if old.ban.uses(ResponderKind::Route) {
             self.route = old.route.clone();
         }
         if old.ban.uses(ResponderKind::HostsDeny) {
             self.hosts_deny = old.hosts_deny.clone();
         }
-        self.iptables = old.iptables.clone();
         self.command = old.command.clone();
         self.history = old.history.clone();
         self.control = old.control.clone();
@@ -824,7 +835,10 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             "nftables.optional",
             uses(ResponderKind::Nftables) && old.nftables.optional != new.nftables.optional,
         ),
-        ("iptables", old.iptables != new.iptables),
+        (
+            "iptables",
+            uses(ResponderKind::Iptables) && old.iptables != new.iptables,
+        ),
         (
             "route",
             uses(ResponderKind::Route) && old.route != new.route,

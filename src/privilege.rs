@@ -114,6 +114,17 @@ pub fn drop_to_needed(needs: Needs) -> Result<(), Error> {
     prctl::set_no_new_privs().map_err(Error::NoNewPrivileges)
 }
 
+/// Has programs that the calling thread starts keep what we always need, whoever they run as. What cannot be handed on is what
+/// the thread itself lacks: then they fail, and say so.
+pub fn hand_on() {
+    for (capability, _) in ALWAYS {
+        // Only what is inheritable can be ambient.
+        for set in [CapSet::Inheritable, CapSet::Ambient] {
+            let _ = caps::raise(None, set, capability);
+        }
+    }
+}
+
 impl Needs {
     fn capabilities(self) -> impl Iterator<Item = (Capability, &'static str)> {
         ALWAYS

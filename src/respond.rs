@@ -18,6 +18,7 @@ use std::time::Duration;
 pub mod command;
 mod failures;
 pub mod hosts_deny;
+pub mod iptables;
 pub mod nftables;
 mod note;
 mod program;
@@ -334,6 +335,12 @@ impl Responders {
                     let file = hosts_deny::HostsDeny::open(&config.hosts_deny)?;
                     (Place::Anywhere(Box::new(file)), config.hosts_deny.optional)
                 }
+                // It runs programs.
+                ResponderKind::Iptables => {
+                    let iptables = iptables::Iptables::new(&config.iptables, &config.ban);
+                    let optional = config.iptables.optional;
+                    (Place::Anywhere(Box::new(iptables)), optional)
+                }
                 // Programs are run for the engine, which is told of each.
                 ResponderKind::Command => continue,
             };
@@ -517,6 +524,7 @@ pub fn by_hand(
             let to = source.net();
             format!("ip route del {to} proto {}", DeadEnds::PROTOCOL)
         }),
+        ResponderKind::Iptables => iptables::by_hand(&config.iptables.chain, sources, all),
         ResponderKind::HostsDeny => vec![format!(
             "delete its line in {}, and the comment of ours above it",
             config.hosts_deny.file.display()

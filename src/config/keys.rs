@@ -47,7 +47,7 @@ macro_rules! key {
 /// that is accepted does nothing.
 pub(super) const KEYS: &[Key] = &[
     key!("capture.method", capture.method:
-        value => value.word(METHODS, &[]),
+        value => value.word(METHODS),
         at => write::word(METHODS, *at)),
     key!("capture.interfaces", capture.interfaces:
         value => value.list("[\"eth0\"]", Value::interface).map(BTreeSet::from_iter),
@@ -57,18 +57,18 @@ pub(super) const KEYS: &[Key] = &[
     key!("tcp.below", tcp.below: value => value.number(0..=65536), at => at.to_string()),
     key!("tcp.exclude", tcp.exclude: value => value.ports(), at => write::ports(at)),
     key!("tcp.response", tcp.response:
-        value => value.word(RESPONSES, &[]),
+        value => value.word(RESPONSES),
         at => write::word(RESPONSES, *at)),
     key!("udp.mode", udp.modes: value => modes(value), at => write_modes(at)),
     key!("udp.ports", udp.ports: value => value.ports(), at => write::ports(at)),
     key!("udp.below", udp.below: value => value.number(0..=65536), at => at.to_string()),
     key!("udp.exclude", udp.exclude: value => value.ports(), at => write::ports(at)),
     key!("udp.response", udp.response:
-        value => value.word(RESPONSES, &[]),
+        value => value.word(RESPONSES),
         at => write::word(RESPONSES, *at)),
     key!("detect.trigger", detect.trigger: value => value.number(1..=64), at => at.to_string()),
     key!("detect.count", detect.count:
-        value => value.word(UNITS, &[]),
+        value => value.word(UNITS),
         at => write::word(UNITS, *at)),
     key!("detect.window", detect.window:
         value => value.duration(Duration::ZERO).map(|window| window.filter(|window| !window.is_zero())),
@@ -85,7 +85,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("ban.ipv4_prefix", ban.ipv4_prefix: value => value.number(8..=32), at => at.to_string()),
     key!("ban.ipv6_prefix", ban.ipv6_prefix: value => value.number(16..=128), at => at.to_string()),
     key!("ban.on_stop", ban.on_stop:
-        value => value.word(ON_STOP, &[]),
+        value => value.word(ON_STOP),
         at => write::word(ON_STOP, *at)),
     key!("ban.limit", ban.limit: value => value.number(1..=10_000_000), at => at.to_string()),
     key!("ban.rate", ban.rate: value => value.number(1..=u32::MAX.into()), at => at.to_string()),
@@ -94,7 +94,7 @@ pub(super) const KEYS: &[Key] = &[
         at => write::words(RESPONDERS, at)),
     key!("nftables.table", nftables.table: value => value.table_name(), at => write::text(at)),
     key!("nftables.hook", nftables.hook:
-        value => value.word(HOOKS, &[]),
+        value => value.word(HOOKS),
         at => write::word(HOOKS, *at)),
     key!("nftables.priority", nftables.priority:
         value => value.number(-400..=400),
@@ -103,7 +103,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("nftables.optional", nftables.optional: value => value.boolean(), at => at.to_string()),
     key!("iptables.chain", iptables.chain: value => value.chain_name(), at => write::text(at)),
     key!("iptables.optional", iptables.optional: value => value.boolean(), at => at.to_string()),
-    key!("route.kind", route.kind: value => value.word(ROUTES, &[]), at => write::word(ROUTES, *at)),
+    key!("route.kind", route.kind: value => value.word(ROUTES), at => write::word(ROUTES, *at)),
     key!("route.optional", route.optional: value => value.boolean(), at => at.to_string()),
     key!("hosts-deny.file", hosts_deny.file: value => value.path(), at => write::path(Some(at))),
     key!("hosts-deny.line", hosts_deny.line: value => value.hosts_line(), at => write::text(at)),
@@ -114,7 +114,7 @@ pub(super) const KEYS: &[Key] = &[
         value => value.command(),
         at => write::command(at.as_ref())),
     key!("command.when", command.when:
-        value => value.word(WHEN, &[]),
+        value => value.word(WHEN),
         at => write::word(WHEN, *at)),
     key!("command.timeout", command.timeout:
         value => value.duration(SECOND)?.ok_or_else(|| value.fault("must end some time; write a time such as \"10s\"")),
@@ -127,7 +127,7 @@ pub(super) const KEYS: &[Key] = &[
         value => value.list("[\"192.0.2.0/24\", \"2001:db8::1\"]", Value::prefix),
         at => write::list(at.iter().map(|net| write::text(&net.to_string())))),
     key!("ignore.host", ignore.host:
-        value => value.list("[\"addresses\", \"ssh\"]", |fact| fact.word(FACTS, &[])).map(BTreeSet::from_iter),
+        value => value.list("[\"addresses\", \"ssh\"]", |fact| fact.word(FACTS)).map(BTreeSet::from_iter),
         at => write::words(FACTS, at)),
     key!("history.file", history.file: value => value.path(), at => write::path(Some(at))),
     key!("history.text", history.text:
@@ -167,6 +167,7 @@ const UNITS: &[(&str, Unit)] = &[("ports", Unit::Ports), ("hits", Unit::Hits)];
 const ON_STOP: &[(&str, OnStop)] = &[("keep", OnStop::Keep), ("remove", OnStop::Remove)];
 const RESPONDERS: &[(&str, ResponderKind)] = &[
     named(ResponderKind::Nftables),
+    named(ResponderKind::Iptables),
     named(ResponderKind::Route),
     named(ResponderKind::HostsDeny),
     named(ResponderKind::Command),
@@ -217,9 +218,9 @@ fn split() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 fn modes(value: &Value<'_>) -> Result<BTreeSet<Mode>, Faults> {
     if !value.is_list() {
-        return value.word(MODES, &[]).map(BTreeSet::from_iter);
+        return value.word(MODES).map(BTreeSet::from_iter);
     }
-    let modes = value.list("[\"advanced\"]", |element| element.word(MODES, &[]))?;
+    let modes = value.list("[\"advanced\"]", |element| element.word(MODES))?;
     if modes.is_empty() {
         return Err(value.fault("is an empty list; write \"off\""));
     }
@@ -246,9 +247,7 @@ const fn named(kind: ResponderKind) -> (&'static str, ResponderKind) {
 }
 
 fn responders(value: &Value<'_>) -> Result<Vec<ResponderKind>, Faults> {
-    let responders = value.list("[\"nftables\"]", |element| {
-        element.word(RESPONDERS, &["iptables"])
-    })?;
+    let responders = value.list("[\"nftables\"]", |element| element.word(RESPONDERS))?;
     if responders.is_empty() {
         return Err(value.fault(
             "is empty, so that no ban would ever be real; name one, or set response = \"log\" in [tcp] and [udp]",
@@ -445,8 +444,8 @@ mod tests {
             ("ban.ipv6_prefix = 129", "from 16 to 128, not 129"),
             ("ban.limit = 10000001", "from 1 to 10000000, not"),
             (
-                "ban.responders = [\"iptables\"]",
-                "responders \"iptables\" is not available in this version; known: \"nftables\", \"route\", \"hosts-deny\", \"command\"",
+                "ban.responders = [\"ipset\"]",
+                "known: \"nftables\", \"iptables\", \"route\", \"hosts-deny\", \"command\"",
             ),
             ("ban.responders = []", "ban.responders is empty"),
             (

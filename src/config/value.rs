@@ -98,8 +98,8 @@ impl<'a> Value<'a> {
             .ok_or_else(|| self.refuse("true or false"))
     }
 
-    /// One of the `known` words. Those of `later` are words of the interface that this version cannot honour.
-    pub(super) fn word<T: Copy>(&self, known: &[(&str, T)], later: &[&str]) -> Result<T, Faults> {
+    /// One of the `known` words.
+    pub(super) fn word<T: Copy>(&self, known: &[(&str, T)]) -> Result<T, Faults> {
         let words: Vec<&str> = known.iter().map(|&(word, _)| word).collect();
         let Some(text) = self.inner.as_str() else {
             return Err(self.refuse(&format!("\"{}\"", words.join("\" or \""))));
@@ -107,19 +107,11 @@ impl<'a> Value<'a> {
         if let Some(&(_, meaning)) = known.iter().find(|(word, _)| *word == text) {
             return Ok(meaning);
         }
-        Err(self.fault(if later.contains(&text) {
-            format!(
-                "{} is not available in this version; known: \"{}\"",
-                quoted(text),
-                words.join("\", \"")
-            )
-        } else {
-            format!(
-                "does not know {}{}",
-                quoted(text),
-                suggestion(text, &words, "\"", "\"")
-            )
-        }))
+        Err(self.fault(format!(
+            "does not know {}{}",
+            quoted(text),
+            suggestion(text, &words, "\"", "\"")
+        )))
     }
 
     /// Refuses all but `unused`, for a key whose feature this version does not have.

@@ -9,6 +9,7 @@ pub(super) struct Failures {
     of: usize,
     sources: Vec<Source>,
     refused: Vec<Source>,
+    full: bool,
     /// Of the first [`NAMED`] of them.
     words: Vec<String>,
 }
@@ -24,6 +25,7 @@ impl Failures {
             of,
             sources: Vec::new(),
             refused: Vec::new(),
+            full: false,
             words: Vec::new(),
         }
     }
@@ -38,6 +40,12 @@ impl Failures {
     /// As [`note`](Self::note), where trying again would come to the same.
     pub(super) fn refuse(&mut self, source: Source, words: String) {
         self.refused.push(source);
+        self.note(source, words);
+    }
+
+    /// As [`note`](Self::note), where there is no room for it, and may be later.
+    pub(super) fn overflow(&mut self, source: Source, words: String) {
+        self.full = true;
         self.note(source, words);
     }
 
@@ -58,6 +66,7 @@ impl Failures {
         Err(Error {
             sources: self.sources,
             refused: self.refused,
+            full: self.full,
             ..Error::new(responder, message)
         })
     }

@@ -27,6 +27,7 @@ impl Site {
     fn of_kind(kind: ResponderKind, config: &Config) -> Option<Self> {
         let place = match kind {
             ResponderKind::Nftables => config.nftables.table.clone(),
+            ResponderKind::Iptables => config.iptables.chain.clone(),
             ResponderKind::Route => String::new(),
             ResponderKind::HostsDeny => config.hosts_deny.file.to_str()?.to_owned(),
             ResponderKind::Command => return None,
@@ -48,6 +49,7 @@ impl Site {
         };
         match kind {
             ResponderKind::Nftables => config.nftables.table.clone_from(&self.place),
+            ResponderKind::Iptables => config.iptables.chain.clone_from(&self.place),
             ResponderKind::Route => {}
             ResponderKind::HostsDeny => config.hosts_deny.file = (&self.place).into(),
             ResponderKind::Command => return Ok(()),
