@@ -341,7 +341,7 @@ impl ResponderKind {
     #[must_use]
     pub const fn gap(self) -> Option<&'static str> {
         match self {
-            Self::Nftables => None,
+            Self::Nftables | Self::Iptables => None,
             Self::Route => {
                 Some("what banned sources send still arrives, only answers do not leave")
             }
