@@ -49,6 +49,11 @@ impl Failures {
         self.note(source, words);
     }
 
+    /// Whether something had no room.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// `Ok` where there were none.
     pub(super) fn into_result(self, responder: &'static str) -> Result<(), Error> {
         let (what, failed) = (self.what, self.sources.len());

@@ -3,7 +3,6 @@
 //! It decides what the table must look like, what to do when the kernel refuses a part of a batch, and how a ban
 //! reads in a listing. How any of that is said to the kernel is `nft`'s business.
 
-mod failures;
 mod friends;
 mod prepare;
 #[cfg(test)]
@@ -15,8 +14,7 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use failures::Failures;
-
+use super::failures::Failures;
 use super::{Deed, Error, Held, HeldClock, Holdings, Meddling, Prepared, Responder};
 use crate::clock::Now;
 use crate::config;
@@ -121,11 +119,11 @@ impl Nftables {
             return;
         };
         match (errno, entries) {
-            (Errno::EPERM, _) => failures.extend(entries, errno),
+            (Errno::EPERM, _) => refused(entries, errno, failures),
             // When one has found no room, others are not taken apart to find some: that would take minutes.
-            (Errno::ENFILE, _) if failures.full => failures.extend(entries, errno),
+            (Errno::ENFILE, _) if failures.is_full() => refused(entries, errno, failures),
             (Errno::ENOBUFS, [entry]) if self.holds(entry) => {}
-            (_, [entry]) => failures.push(entry.source, errno),
+            (_, [_]) => refused(entries, errno, failures),
             (_, _) => {
                 let (some, others) = entries.split_at(entries.len() / 2);
                 self.put(some, failures);
@@ -142,9 +140,9 @@ impl Nftables {
         match (errno, entries) {
             (Errno::ENOENT, [_]) => {}
             (Errno::ENOENT, _) if self.line.handle(&self.table) == Ok(None) => {}
-            (Errno::EPERM, _) => failures.extend(entries, errno),
+            (Errno::EPERM, _) => refused(entries, errno, failures),
             (Errno::ENOBUFS, [entry]) if !self.holds(entry) => {}
-            (_, [entry]) => failures.push(entry.source, errno),
+            (_, [_]) => refused(entries, errno, failures),
             (_, _) => {
                 let (some, others) = entries.split_at(entries.len() / 2);
                 self.lift(some, failures);
@@ -167,7 +165,7 @@ impl Nftables {
             if self.sets.contains(&entry.set) {
                 entries.push(entry);
             } else {
-                failures.note(ban.source, TOO_WIDE);
+                failures.refuse(ban.source, TOO_WIDE.to_owned());
             }
         }
         entries
@@ -218,8 +216,8 @@ impl Nftables {
     ) -> Result<(), Error> {
         let mut mended = false;
         for chunk in entries.chunks(batch) {
-            if failures.full {
-                failures.extend(chunk, Errno::ENFILE);
+            if failures.is_full() {
+                refused(chunk, Errno::ENFILE, failures);
                 continue;
             }
             let Err(errno) = self.send(chunk, first) else {
@@ -249,7 +247,7 @@ impl Responder for Nftables {
         let mut failures = Failures::new("ban", bans.len());
         let entries = self.entries(bans, now, &mut failures);
         self.put_batches(&entries, How::Refresh, BAN_BATCH, &mut failures)?;
-        failures.into_result()
+        failures.into_result(NAME)
     }
 
     fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error> {
@@ -257,7 +255,7 @@ impl Responder for Nftables {
         let mut failures = Failures::new("ban", bans.len());
         let entries = self.entries(bans, now, &mut failures);
         self.put_batches(&entries, How::Add, REPLAY_BATCH, &mut failures)?;
-        failures.into_result()
+        failures.into_result(NAME)
     }
 
     fn unban(&mut self, sources: &[Source]) -> Result<(), Error> {
@@ -266,7 +264,7 @@ impl Responder for Nftables {
         for chunk in entries.chunks(BAN_BATCH) {
             self.lift(chunk, &mut failures);
         }
-        failures.into_result()
+        failures.into_result(NAME)
     }
 
     fn spare(&mut self, friends: &[IpNet]) -> Result<(), Error> {
@@ -352,6 +350,18 @@ impl Responder for Nftables {
 #[must_use]
 pub fn place(source: Source) -> (String, String) {
     (BanSet::of(source).name(), source.address().to_string())
+}
+
+/// Notes what the kernel said of these.
+fn refused(entries: &[Entry], errno: Errno, failures: &mut Failures) {
+    for entry in entries {
+        let words = said(errno);
+        if errno == Errno::ENFILE {
+            failures.overflow(entry.source, words);
+        } else {
+            failures.note(entry.source, words);
+        }
+    }
 }
 
 /// What is done with elements.
