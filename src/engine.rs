@@ -664,7 +664,12 @@ impl Engine {
     /// What went wrong within the last minute.
     #[must_use]
     pub fn troubles(&self, now: Mono) -> Vec<String> {
-        self.complaints.list(now)
+        let hung = self
+            .world
+            .posts()
+            .iter()
+            .filter_map(|post| post.is_hung(now));
+        self.complaints.list(now).into_iter().chain(hung).collect()
     }
 
     /// How each responder is, the primary one first; `command` last, where a program bans.

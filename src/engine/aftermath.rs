@@ -24,6 +24,8 @@ pub(super) struct Untold {
     pub(super) is_real: bool,
     /// Whether it has been told that it could not be made real.
     pub(super) has_failed: bool,
+    /// Whether the admin's programs are still to do their part: after the responders, as in 1.2.
+    pub(super) is_for_programs: bool,
 }
 
 /// How often in a row it is looked whether putting back what was lost has found more to be lost.
@@ -87,12 +89,14 @@ impl Engine {
         }
         for (source, deeds) in made {
             self.tell_of_ban(source, deeds, now);
+            self.go_on_with(source, now);
         }
         for source in refused {
             self.tell_of_failure(source, now);
             if self.bans.get(source).is_some() && self.world.is_refused(source) {
                 self.lift(&[source], Ending::Ignored, "portsentry", now);
             }
+            self.go_on_with(source, now);
         }
         for (name, words) in troubles {
             self.complaints
@@ -116,10 +120,25 @@ impl Engine {
         } else {
             Outcome::Banned(deeds)
         };
+        self.report(alarm, Some(reason), is_first, outcome, now);
+    }
+
+    /// What comes after the responders have said whether this ban is in force: all of them.
+    fn go_on_with(&mut self, source: Source, now: Now) {
+        if self.world.is_pending(source) {
+            return;
+        }
+        let Some(untold) = self.untold.get_mut(&source) else {
+            return;
+        };
+        let alarm = untold.alarm;
+        let is_for_programs = std::mem::take(&mut untold.is_for_programs);
         if self.world.is_in_force(source) {
             self.untold.remove(&source);
         }
-        self.report(alarm, Some(reason), is_first, outcome, now);
+        if is_for_programs {
+            self.go_on_with_programs(source, alarm, now);
+        }
     }
 
     /// Tells once that a ban could not be made real, where nobody has made it so, nor is at it.

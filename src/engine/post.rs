@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::clock::{Mono, Now};
+use crate::log::span;
 use crate::policy::{Ban, Bans};
 use crate::respond::worker::{Begun, Orders, Report, UnderWay};
 use crate::respond::{Deed, Error, Hands, Holdings, Meddling, Member};
@@ -75,6 +76,8 @@ struct Next {
 /// What is under way.
 #[derive(Default)]
 struct Doing {
+    /// Since when; `None`: it was done at once.
+    since: Option<Mono>,
     look: bool,
     clear: bool,
     lift: Vec<Source>,
@@ -84,6 +87,9 @@ struct Doing {
 /// How long after a failure a responder is tried again: at first, and at most. It doubles in between.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a thread may be at a piece of work before somebody is told.
+const HUNG: Duration = Duration::from_secs(15);
 
 impl Post {
     pub(super) fn new(member: Member) -> Self {
@@ -299,6 +305,7 @@ impl Post {
             return;
         }
         let doing = Doing {
+            since: None,
             look,
             clear,
             lift: orders.lift.clone(),
@@ -310,7 +317,10 @@ impl Post {
     fn begin(&mut self, doing: Doing, orders: Orders<'_>, now: Now, told: &mut Vec<Happened>) {
         match self.hands.begin(orders, now) {
             Begun::Done(report) => self.done(doing, report, now, told),
-            Begun::UnderWay(under_way) => self.under_way = Some((doing, under_way)),
+            Begun::UnderWay(under_way) => {
+                let since = Some(now.mono);
+                self.under_way = Some((Doing { since, ..doing }, under_way));
+            }
         }
     }
 
@@ -480,6 +490,19 @@ impl Post {
         } else {
             None
         }
+    }
+
+    /// Why nothing is known of what is under way, if it has been for too long.
+    pub(super) fn is_hung(&self, now: Mono) -> Option<String> {
+        let (doing, _) = self.under_way.as_ref()?;
+        let length = now.since(doing.since?);
+        (length >= HUNG).then(|| {
+            format!(
+                "{} has not answered for {}: what it was told since may not be done",
+                self.name,
+                span(length)
+            )
+        })
     }
 
     /// Why it does not work here, or what went wrong last and is not mended.

@@ -265,6 +265,7 @@ impl Engine {
                 is_seen: !is_first,
                 is_real: false,
                 has_failed: false,
+                is_for_programs: true,
             };
             self.untold.insert(ban.source, untold);
             // What programs alone make real is a ban when they have.
@@ -279,21 +280,41 @@ impl Engine {
             if unseen.is_some_and(|it| !std::mem::replace(&mut it.is_seen, true)) {
                 self.report(alarm, Some(ban.reason), true, Outcome::Open, now);
             }
-            if self.bans_by_program() {
-                if is_for_programs_alone {
-                    self.untold.remove(&source);
-                    self.world.hold_back(source);
-                }
-                let line = self.config.command.ban.clone();
-                let purpose = Purpose::Ban(source, Some(alarm));
-                let runs = self.run(line, Some(alarm), purpose, alarm.probe.source, now);
-                if !runs && is_for_programs_alone {
-                    self.not_banned(source, Some(alarm), now);
-                }
+            if is_for_programs_alone {
+                self.untold.remove(&source);
+                self.ban_by_programs_alone(source, alarm, now);
             }
-            if self.config.command.when == When::After && self.tells_of_bans() {
-                self.tell_program(alarm, now);
+        }
+    }
+
+    /// Has the only ones who can ban this source do so: the admin's programs.
+    fn ban_by_programs_alone(&mut self, source: Source, alarm: Alarm, now: Now) {
+        if self.bans_by_program() {
+            self.world.hold_back(source);
+            if !self.run_to_ban(source, alarm, now) {
+                self.not_banned(source, Some(alarm), now);
             }
+        }
+        self.tell_program_after(alarm, now);
+    }
+
+    /// Has programs do their part in a ban that the responders have done theirs in.
+    pub(super) fn go_on_with_programs(&mut self, source: Source, alarm: Alarm, now: Now) {
+        if self.bans_by_program() {
+            self.run_to_ban(source, alarm, now);
+        }
+        self.tell_program_after(alarm, now);
+    }
+
+    fn run_to_ban(&mut self, source: Source, alarm: Alarm, now: Now) -> bool {
+        let line = self.config.command.ban.clone();
+        let purpose = Purpose::Ban(source, Some(alarm));
+        self.run(line, Some(alarm), purpose, alarm.probe.source, now)
+    }
+
+    fn tell_program_after(&mut self, alarm: Alarm, now: Now) {
+        if self.config.command.when == When::After && self.tells_of_bans() {
+            self.tell_program(alarm, now);
         }
     }
 }

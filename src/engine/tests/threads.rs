@@ -162,6 +162,20 @@ fn a_ban_does_not_wait_for_it_and_is_in_force_there_when_it_says_so() {
 }
 
 #[test]
+fn one_that_hangs_is_told_of() {
+    let (mut bench, gate) = bench();
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    assert!(bench.engine.troubles(after(10).mono).is_empty());
+    assert_eq!(
+        bench.engine.troubles(after(20).mono),
+        ["slow has not answered for 20s: what it was told since may not be done"]
+    );
+    gate.set(|state| state.is_open = true);
+    until(&mut bench, after(20), stands_in(2));
+    assert!(bench.engine.troubles(after(20).mono).is_empty());
+}
+
+#[test]
 fn what_comes_while_it_is_busy_is_one_piece_of_work() {
     let (mut bench, gate) = bench();
     for n in 1..=200 {
