@@ -129,12 +129,12 @@ fn restarting_either_unit_loses_neither_mode(release: Release) {
     let status: Value =
         serde_json::from_str(&machine.run("portsentry status --json")).expect("--json prints JSON");
     let daemon = &status["pid"];
-    machine.run(&format!("kill -KILL {daemon}"));
     let (dead, alive) = if machine.shows("portsentry@atcp", "MainPID") == daemon.to_string() {
         ("atcp", "audp")
     } else {
         ("audp", "atcp")
     };
+    machine.run(&format!("kill -KILL {daemon}"));
     eventually("systemd has noticed", || {
         (state(&machine, dead) == "failed").then_some(())
     });
