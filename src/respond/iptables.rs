@@ -356,22 +356,26 @@ impl Responder for Iptables {
 /// The commands that lift the bans of these sources without us, or `all` of them, for an admin to type.
 #[must_use]
 pub fn by_hand(chain: &str, sources: &BTreeSet<Source>, all: bool) -> Vec<String> {
-    let has_sets = Tools::of_the_system().ipset().is_some();
     if all {
-        let flush = |family: Family| format!("{} -F {chain}", family.iptables());
-        return Family::ALL.map(flush).to_vec();
+        return Family::ALL
+            .map(|family| format!("{} -F {chain}", family.iptables()))
+            .to_vec();
     }
-    let line = |source: &Source| {
-        if has_sets {
-            return format!("ipset del {} {source}", sets::place(chain, *source));
-        }
-        let program = Family::of(*source).iptables();
-        let net = source.net();
-        format!(
-            "{program} -S {chain} | grep -F -e '-s {net} ' | sed 's/^-A //' | xargs -r -L 1 {program} -D"
-        )
-    };
+    let has_sets = Tools::of_the_system().ipset().is_some();
+    let line = |source: &Source| line_by_hand(chain, *source, has_sets);
     sources.iter().map(line).collect()
+}
+
+fn line_by_hand(chain: &str, source: Source, has_sets: bool) -> String {
+    if has_sets {
+        return format!("ipset del {} {source}", sets::place(chain, source));
+    }
+    let program = Family::of(source).iptables();
+    let net = source.net();
+    // A rule goes by all that it says.
+    format!(
+        "{program} -S {chain} | grep -F -e '-s {net} ' | sed 's/^-A //' | xargs -r -L 1 {program} -D"
+    )
 }
 
 /// Why `0.0.0.0/0` is no ban.

@@ -51,14 +51,18 @@ impl Shape {
     }
 }
 
+/// Whom a line of `ipset save` puts into the set of this name.
+pub(super) fn element(line: &str, name: &str) -> Option<Source> {
+    let mut words = line.split(' ');
+    let is_element = (words.next()?, words.next()?) == ("add", name);
+    words.next().filter(|_| is_element)?.parse().ok()
+}
+
 /// A line of `ipset save` as a ban; `None` for any other line. Who adds an element by hand need not write what we do.
 pub(super) fn held(line: &str, name: &str, now: Wall) -> Option<Held> {
+    let source = element(line, name)?;
     let words = split(line)?;
-    let mut words = words.iter().map(String::as_str);
-    if (words.next()?, words.next()?) != ("add", name) {
-        return None;
-    }
-    let source: Source = words.next()?.parse().ok()?;
+    let mut words = words.iter().map(String::as_str).skip(3);
     let (mut timeout, mut comment) = (None, None);
     while let Some(key) = words.next() {
         match key {

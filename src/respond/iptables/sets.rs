@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use super::Family;
-use super::listing::{Shape, held};
+use super::listing::{Shape, element, held};
 use super::tools::Program;
 use crate::clock::{Now, Wall};
 use crate::policy::Ban;
@@ -51,8 +51,9 @@ impl Trouble {
 /// Seconds that an element may last: what ipset takes for a timeout. A longer ban is put in again before this is over.
 pub(super) const LONGEST: u64 = 2_147_483;
 
-/// What ipset says where a set is not there, and where one has no room.
+/// What ipset says where a set is not there, an element is not, and there is no room for one.
 const GONE: &str = "set with the given name does not exist";
+const ABSENT: &str = "is NOT in set";
 const FULL: &str = "is full";
 
 /// The kinds of sets: what the name ends with, and ipset's own name for it.
@@ -232,11 +233,16 @@ impl Sets {
     /// One ban, as it stands there.
     pub(super) fn find(&self, source: Source, now: Wall) -> Result<Option<Held>, String> {
         let name = self.place(source);
-        if !self.standing(Family::of(source))?.contains(&name) {
-            return Ok(None);
+        // Most are asked for that are not there, and to look through a set takes as long as it is big.
+        match self.ipset.run(&["test", &name, &source.to_string()], "") {
+            Ok(_) => {}
+            Err(said) if said.contains(ABSENT) || said.contains(GONE) => return Ok(None),
+            Err(said) => return Err(said),
         }
-        let held = self.list_one(&name, now)?;
-        Ok(held.into_iter().find(|held| held.source == source))
+        let saved = self.ipset.run(&["save", &name], "")?;
+        let is_its = |line: &&str| element(line, &name) == Some(source);
+        let line = saved.lines().find(is_its);
+        Ok(line.and_then(|line| held(line, &name, now)))
     }
 
     fn list_one(&self, name: &str, now: Wall) -> Result<Vec<Held>, String> {

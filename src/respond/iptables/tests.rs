@@ -861,3 +861,28 @@ fn the_log_has_the_command_that_would_do_the_same() {
         }
     });
 }
+
+#[test]
+fn what_an_admin_is_told_to_type_lifts_a_ban() {
+    everywhere(|variant| {
+        let mut bench = Bench::ready(variant);
+        bench.ban(&CROWD);
+        let path = format!("{}:/usr/bin:/bin", bench.dir.path().display());
+        for lifted in 0..CROWD.len() {
+            let line = line_by_hand("PORTSENTRY", source(CROWD[lifted]), variant.sets);
+            let done = Command::new("/bin/sh")
+                .args(["-c", &line])
+                .env("PATH", &path)
+                .output()
+                .unwrap();
+            assert!(done.status.success(), "{variant:?}: {line}: {done:?}");
+            assert_eq!(bench.banned(), CROWD[lifted + 1..], "{variant:?}: {line}");
+        }
+        bench.ban(&CROWD);
+        for line in by_hand("PORTSENTRY", &BTreeSet::new(), true) {
+            bench.run(&line);
+        }
+        let rules = bench.rules();
+        assert_eq!(rules, Vec::<String>::new());
+    });
+}
