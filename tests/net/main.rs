@@ -46,6 +46,9 @@ mod responders;
 /// Lines in hosts.deny.
 mod wrappers;
 
+/// A chain of iptables, and ipsets.
+mod iptables;
+
 /// Routes that lead nowhere.
 mod route;
 

@@ -17,6 +17,8 @@ use serde_json::Value;
 /// A network namespace. Removed on drop.
 pub(crate) struct Host {
     name: String,
+    /// A line of shell before each program, which sees files as it leaves them.
+    sees: Option<String>,
 }
 
 /// An element of a set, as `nft -j list set` has it.
@@ -55,6 +57,7 @@ impl Host {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let host = Self {
             name: format!("pst-{}-{number}-{role}", std::process::id()),
+            sees: None,
         };
         {
             let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,10 +124,18 @@ impl Host {
     /// A program to be run on this host.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]);
+        if let Some(line) = &self.sees {
+            command.args(["sh", "-c", &format!("{line} && exec \"$0\" \"$@\"")]);
+        }
+        command.arg(program).stdin(Stdio::null());
         command
-            .args(["netns", "exec", &self.name, program])
-            .stdin(Stdio::null());
-        command
+    }
+
+    /// Has programs on this host see one file in the place of another: `ip netns exec` gives each mounts of its own.
+    pub(crate) fn see(&mut self, file: &str, in_place_of: &str) {
+        let line = self.sees.take().map_or(String::new(), |line| line + " && ");
+        self.sees = Some(format!("{line}mount --bind {file} {in_place_of}"));
     }
 
     /// Runs `line` on this host; what it printed.
@@ -361,7 +372,9 @@ fn require_root_and_tools() {
         if !nix::unistd::geteuid().is_root() {
             return Some("root (these tests make network namespaces)".to_owned());
         }
-        let tools = ["ip", "iptables", "nft", "nmap", "hping3", "setpriv"];
+        let tools = [
+            "ip", "ipset", "iptables", "nft", "nmap", "hping3", "setpriv",
+        ];
         let absent = |tool: &&str| {
             Command::new(tool)
                 .arg("--version")
