@@ -1,7 +1,8 @@
 //! [`Config`]: everything an admin can set, typed. A `Config` that exists is a good one.
 //!
 //! Here are the types and their defaults. The native file is read by `native`, key by key as `keys` says, and printed by
-//! `convert`; 1.2's is read by `legacy`, ignore files by [`ignore`]. No side effects but reading the files it is told to read.
+//! `convert`; 1.2's is read by `legacy`, ignore files by [`ignore`]; `restart` knows what of a new one takes effect at a restart only. No side
+//! effects but reading the files it is told to read.
 
 mod complaint;
 mod convert;
@@ -10,6 +11,7 @@ pub mod ignore;
 mod keys;
 mod legacy;
 mod native;
+mod restart;
 mod syntax;
 mod value;
 mod write;
@@ -666,43 +668,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// This configuration, but with `old`'s values for the keys that [`needs_restart`] names.
-    #[must_use]
-    pub fn with_restart_keys_of(mut self, old: &Self) -> Self {
-        let responders = if old.ban.runs_programs() == self.ban.runs_programs() {
-            self.ban.responders.clone()
-        } else {
-            old.ban.responders.clone()
-        };
-        self.capture.method = old.capture.method;
-        self.ban = BanRules {
-            ipv4_prefix: old.ban.ipv4_prefix,
-            ipv6_prefix: old.ban.ipv6_prefix,
-            limit: old.ban.limit,
-            responders,
-            ..self.ban
-        };
-        if old.ban.uses(ResponderKind::Nftables) {
-            self.nftables = old.nftables.clone();
-        }
-        if old.ban.uses(ResponderKind::Iptables) {
-            self.iptables = old.iptables.clone();
-        }
-        if old.ban.uses(ResponderKind::Route) {
-            self.route = old.route.clone();
-        }
-        if old.ban.uses(ResponderKind::HostsDeny) {
-            self.hosts_deny = old.hosts_deny.clone();
-        }
-        self.command = old.command.clone();
-        self.history = old.history.clone();
-        self.control = old.control.clone();
-        self.daemon = old.daemon.clone();
-        self
-    }
-}
-
-impl Config {
     /// The modes in force.
     pub fn watch_modes(&self) -> impl Iterator<Item = WatchMode> {
         WatchMode::ALL.into_iter().filter(|mode| {
@@ -733,11 +698,6 @@ impl BanRules {
     #[must_use]
     pub fn uses(&self, kind: ResponderKind) -> bool {
         self.responders.contains(&kind)
-    }
-
-    /// Whether programs are among the responders: they run with rights that are given up after the start.
-    fn runs_programs(&self) -> bool {
-        self.uses(ResponderKind::Command)
     }
 
     /// The widest ban that may stand for `source` by these rules.
@@ -792,78 +752,6 @@ impl Watch {
 
 fn listed(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
     ranges.iter().any(|range| range.contains(&port))
-}
-
-/// The keys that differ between `old` and `new` and take effect only at a restart, as `section.name`. Everything else
-/// takes effect at once.
-#[must_use]
-pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let uses = |kind| old.ban.uses(kind);
-    [
-        ("capture.method", old.capture.method != new.capture.method),
-        (
-            "ban.ipv4_prefix",
-            old.ban.ipv4_prefix != new.ban.ipv4_prefix,
-        ),
-        (
-            "ban.ipv6_prefix",
-            old.ban.ipv6_prefix != new.ban.ipv6_prefix,
-        ),
-        ("ban.limit", old.ban.limit != new.ban.limit),
-        (
-            "ban.responders",
-            old.ban.runs_programs() != new.ban.runs_programs(),
-        ),
-        (
-            "nftables.table",
-            uses(ResponderKind::Nftables) && old.nftables.table != new.nftables.table,
-        ),
-        (
-            "nftables.hook",
-            uses(ResponderKind::Nftables) && old.nftables.hook != new.nftables.hook,
-        ),
-        (
-            "nftables.priority",
-            uses(ResponderKind::Nftables) && old.nftables.priority != new.nftables.priority,
-        ),
-        ("history.file", old.history.file != new.history.file),
-        (
-            "nftables.log",
-            uses(ResponderKind::Nftables) && old.nftables.log != new.nftables.log,
-        ),
-        (
-            "nftables.optional",
-            uses(ResponderKind::Nftables) && old.nftables.optional != new.nftables.optional,
-        ),
-        (
-            "iptables",
-            uses(ResponderKind::Iptables) && old.iptables != new.iptables,
-        ),
-        (
-            "route",
-            uses(ResponderKind::Route) && old.route != new.route,
-        ),
-        (
-            "hosts-deny",
-            uses(ResponderKind::HostsDeny) && old.hosts_deny != new.hosts_deny,
-        ),
-        ("command", old.command != new.command),
-        ("history.text", old.history.text != new.history.text),
-        (
-            "history.blocked",
-            old.history.blocked != new.history.blocked,
-        ),
-        (
-            "history.resolve",
-            old.history.resolve != new.history.resolve,
-        ),
-        ("control.socket", old.control.socket != new.control.socket),
-        ("daemon.user", old.daemon.user != new.daemon.user),
-    ]
-    .into_iter()
-    .filter(|&(_, changed)| changed)
-    .map(|(key, _)| key)
-    .collect()
 }
 
 /// What the file holds, unless it holds more than `limit`.
@@ -947,22 +835,5 @@ mod tests {
         ] {
             assert_eq!(config(text).tcp.span(), span, "{text}");
         }
-    }
-
-    #[test]
-    fn only_what_is_set_up_at_the_start_needs_a_restart() {
-        let old = Config::default();
-        assert_eq!(needs_restart(&old, &old), [""; 0]);
-        let new = config(
-            "tcp.below = 9\nban.rate = 9\ndetect.trigger = 9\nban.limit = 9\nnftables.hook = \"input\"\nhistory.text = \"\"",
-        );
-        assert_eq!(
-            needs_restart(&old, &new),
-            ["ban.limit", "nftables.hook", "history.text"]
-        );
-        assert_eq!(needs_restart(&new, &old), needs_restart(&old, &new));
-        let kept = new.clone().with_restart_keys_of(&old);
-        assert_eq!(needs_restart(&old, &kept), [""; 0]);
-        assert_eq!((kept.ban.rate, kept.tcp.below), (9, 9));
     }
 }

@@ -35,14 +35,13 @@ impl Daemon {
             loaded = config::load_with(&self.config_path, &(&own | leased)).map_err(words)?;
         }
         let Loaded {
-            config: new,
+            config: mut new,
             warnings,
         } = loaded;
         notices::warnings(&warnings);
         let (ignored, passed_over) = config::ignore::read(&new.ignore).map_err(words)?;
         let old = self.engine.config().clone();
-        let mut needs_restart = config::needs_restart(&old, &new);
-        let mut new = new.with_restart_keys_of(&old);
+        let mut needs_restart = new.keep_until_restart(&old);
         needs_restart.extend(without_new_low_ports(&old, &mut new));
         let seen_by = self.see_by(&new, now);
         let members = match seen_by.and_then(|()| self.new_members(&old, &new)) {
