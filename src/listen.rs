@@ -16,6 +16,7 @@
 
 mod banner;
 mod descriptors;
+mod missing;
 mod socket;
 mod tcp;
 mod udp;
@@ -37,15 +38,13 @@ use socket2::Socket;
 use crate::clock::Mono;
 use crate::probe::{Probe, Protocol};
 use banner::Banner;
+use missing::Missing;
 
 /// The most connections and datagrams that one [`Listeners::read`] takes.
 pub const BATCH: usize = 64;
 
 /// How long a port in use is left alone before it is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// At how many looks in a row a port must be free before it is ours.
-const FREE_LOOKS: u8 = 3;
 
 /// How long a port rests that we lacked the means to read, a descriptor for instance.
 const REST: Duration = Duration::from_secs(1);
@@ -56,8 +55,8 @@ pub type Port = (Protocol, u16);
 /// The ports that are ours, and those that we would like to have.
 pub struct Listeners {
     listening: BTreeMap<Port, Socket>,
-    /// Wanted, and not to be had until now; and at how many looks in a row they were free since.
-    missing: BTreeMap<Port, u8>,
+    /// Wanted, and not to be had until now.
+    missing: Missing,
     retry_at: Option<Mono>,
     /// Listening, and not looked at for a moment.
     resting: BTreeSet<Port>,
@@ -150,7 +149,7 @@ impl Listeners {
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("wait for connections"))?;
         let mut listeners = Self {
             listening: BTreeMap::new(),
-            missing: BTreeMap::new(),
+            missing: Missing::default(),
             retry_at: None,
             resting: BTreeSet::new(),
             resume_at: None,
@@ -206,16 +205,8 @@ impl Listeners {
         if !is_due(&mut self.retry_at) {
             return Report::default();
         }
-        let mut free = BTreeSet::new();
-        for (port, looks) in mem::take(&mut self.missing) {
-            // Given back at once: whoever starts just now may have it.
-            let looks = open(port).map_or(0, |_| looks + 1);
-            if looks >= FREE_LOOKS {
-                free.insert(port);
-            } else {
-                self.missing.insert(port, looks);
-            }
-        }
+        // Given back at once: whoever starts just now may have it.
+        let free = self.missing.look(|port| open(port).map(drop));
         Report {
             skipped: Vec::new(),
             ..self.take_up(free, now)
@@ -241,7 +232,7 @@ impl Listeners {
         self.listening.retain(|port, _| wanted.remove(port));
         self.resting
             .retain(|port| self.listening.contains_key(port));
-        self.missing.clear();
+        self.missing = Missing::default();
         Ok(self.take_up(wanted, now))
     }
 
@@ -251,11 +242,10 @@ impl Listeners {
         self.listening.contains_key(&(protocol, port))
     }
 
-    /// Whether ports of that protocol are wanted, and not one could be had.
+    /// Which ports are wanted and could not be had, why, and what helps: a sentence for each protocol and reason.
     #[must_use]
-    pub fn has_none_of(&self, protocol: Protocol) -> bool {
-        let is_its = |port: &Port| port.0 == protocol;
-        self.missing.keys().any(is_its) && !self.listening.keys().any(is_its)
+    pub fn troubles(&self) -> Vec<String> {
+        self.missing.in_words()
     }
 
     /// What happened so far.
@@ -264,7 +254,7 @@ impl Listeners {
         self.counters
     }
 
-    fn take_up(&mut self, ports: BTreeSet<Port>, now: Mono) -> Report {
+    fn take_up(&mut self, ports: impl IntoIterator<Item = Port>, now: Mono) -> Report {
         let mut report = Report::default();
         for port in ports {
             match open(port).and_then(|socket| {
@@ -276,7 +266,7 @@ impl Listeners {
                     report.listening.push(port);
                 }
                 Err(errno) => {
-                    self.missing.insert(port, 0);
+                    self.missing.add(port, errno);
                     report.skipped.push((port, errno));
                 }
             }
@@ -298,7 +288,7 @@ impl Listeners {
                 self.counters.datagrams += 1;
                 let asks = (Protocol::Udp, datagram.probe.source_port);
                 let is_one_of_us =
-                    self.listening.contains_key(&asks) || self.missing.contains_key(&asks);
+                    self.listening.contains_key(&asks) || self.missing.contains(asks);
                 if let Some(words) = self.banner.for_datagram(&datagram.probe, is_one_of_us, now) {
                     // Whoever it does not reach, because he is nowhere or a crowd, was not to have it.
                     let _ = udp::answer(socket, &datagram, words);
@@ -328,6 +318,15 @@ impl Listeners {
 }
 
 impl Settings {
+    /// Whether this process has the right to listen on all of these ports of `protocol`; who uses them makes no difference.
+    #[must_use]
+    pub fn may_be_had(&self, protocol: Protocol) -> bool {
+        // What may be had begins at some number: it is the lowest port's.
+        let mut ports = self.ports().into_iter();
+        let lowest = ports.find(|port| port.0 == protocol);
+        lowest.is_none_or(|(_, port)| socket::may_bind(protocol, port))
+    }
+
     fn ports(&self) -> BTreeSet<Port> {
         let of = |protocol, ranges: &[RangeInclusive<u16>]| -> Vec<Port> {
             let ports = ranges.iter().cloned().flatten();

@@ -14,6 +14,7 @@ use crate::history::History;
 use crate::host::{self, Facts, FileWatch};
 use crate::listen;
 use crate::privilege::{self, Needs};
+use crate::probe::Protocol;
 use crate::respond::{Member, Readiness, Responders};
 
 impl Daemon {
@@ -41,8 +42,7 @@ impl Daemon {
         notices::warnings(&warnings);
         let (ignored, passed_over) = config::ignore::read(&new.ignore).map_err(words)?;
         let old = self.engine.config().clone();
-        let mut needs_restart = new.keep_until_restart(&old);
-        needs_restart.extend(without_new_low_ports(&old, &mut new));
+        let needs_restart = new.keep_until_restart(&old, &out_of_reach(&new));
         let seen_by = self.see_by(&new, now);
         let members = match seen_by.and_then(|()| self.new_members(&old, &new)) {
             Ok(members) => members,
@@ -182,25 +182,15 @@ impl Daemon {
     }
 }
 
-/// Leaves a protocol's watch as it was where connect mode is new in it, and this process has given up what it takes to listen on low
-/// ports; the keys that wait for a restart then.
-fn without_new_low_ports(old: &Config, new: &mut Config) -> Vec<&'static str> {
+/// The protocols in which `config` wants to listen on ports that this process has given up the right to.
+fn out_of_reach(config: &Config) -> Vec<Protocol> {
     if privilege::missing(Needs { low_ports: true }).is_empty() {
         return Vec::new();
     }
-    let mut waiting = Vec::new();
-    for (key, old, new) in [
-        ("tcp.mode", &old.tcp, &mut new.tcp),
-        ("udp.mode", &old.udp, &mut new.udp),
-    ] {
-        let listens = |watch: &Watch| watch.modes.contains(&Mode::Connect);
-        let is_low = new.ports.iter().any(|range| *range.start() < 1024);
-        if listens(new) && is_low && !listens(old) {
-            waiting.push(key);
-            *new = old.clone();
-        }
-    }
-    waiting
+    let wanted = listened_by(config);
+    let is_out_of_reach = |protocol: &Protocol| !wanted.may_be_had(*protocol);
+    let protocols = [Protocol::Tcp, Protocol::Udp].into_iter();
+    protocols.filter(is_out_of_reach).collect()
 }
 
 /// Watches the ignore files, and says which of them cannot be watched.

@@ -5,7 +5,7 @@ use crate::clock::Now;
 use crate::config::{Method, Response};
 use crate::control::{CaptureStatus, Health, Repair, State, Status};
 use crate::engine;
-use crate::probe::{Protocol, Skip};
+use crate::probe::Skip;
 
 impl Daemon {
     /// How we are. Looks at the kernel first: what somebody took away is put back by being asked about.
@@ -73,13 +73,7 @@ impl Daemon {
     fn troubles(&self, now: Now) -> Vec<String> {
         let mut troubles = self.engine.troubles(now.mono);
         troubles.extend(self.engine.recorder().trouble());
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            if self.listeners.has_none_of(protocol) {
-                troubles.push(format!(
-                    "not one of the {protocol} ports to listen on could be had: other programs use them"
-                ));
-            }
-        }
+        troubles.extend(self.listeners.troubles());
         for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
             troubles.push(format!(
                 "capture.interfaces names {name}, which is not there: nothing is seen on it"

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
+use crate::probe::Protocol;
+
 /// Binds a socket to `port` on all addresses, after `prepare` has seen to its options. Where the kernel has no IPv6, it is one for IPv4.
 ///
 /// One socket stands for both families, so that a port costs one descriptor. It conflicts with whoever uses the port, in
@@ -24,7 +26,17 @@ pub(super) fn bind_everywhere(
     }
 }
 
-/// The same, of one domain.
+/// Whether this process has the right to `port`; who uses it makes no difference.
+pub(super) fn may_bind(protocol: Protocol, port: u16) -> bool {
+    let kind = match protocol {
+        Protocol::Tcp => Type::STREAM,
+        Protocol::Udp => Type::DGRAM,
+    };
+    // The kernel looks at rights before it looks who else is there (net/ipv4/af_inet.c, __inet_bind).
+    bind_everywhere(kind, port, |_, _| Ok(())).err() != Some(Errno::EACCES)
+}
+
+/// As [`bind_everywhere`], of one domain.
 pub(super) fn bind(
     domain: Domain,
     kind: Type,

@@ -338,7 +338,7 @@ fn a_port_in_use_is_skipped_and_taken_up_when_it_becomes_free() {
             assert_eq!(report.skipped, skipped, "{address}");
             assert!(listeners.holds(TCP, 23) && !listeners.holds(TCP, 80));
             assert!(listeners.holds(UDP, 69) && !listeners.holds(UDP, 53));
-            assert!(!listeners.has_none_of(TCP));
+            assert_eq!(listeners.troubles().len(), 2, "one for each protocol");
 
             let due = T0.later(RETRY);
             assert_eq!(listeners.next_deadline(), Some(due));
@@ -394,11 +394,9 @@ fn a_port_is_not_taken_from_a_service_that_would_share_it() {
             } else {
                 (&[], &[80])
             };
-            let (listeners, report) = Listeners::open(settings(tcp, udp), T0).unwrap();
+            let (_, report) = Listeners::open(settings(tcp, udp), T0).unwrap();
             assert_eq!(report.listening, []);
             assert_eq!(report.skipped[0].1, IN_USE);
-            let protocol = report.skipped[0].0.0;
-            assert!(listeners.has_none_of(protocol));
         }
     });
 }
@@ -598,7 +596,7 @@ fn a_reload_keeps_what_stays_with_all_that_waits_there() {
         let report = listeners.set(Settings::default(), T0).unwrap();
         assert_eq!(report, Report::default());
         assert!(!listeners.holds(TCP, 23));
-        assert!(!listeners.has_none_of(TCP), "none is wanted");
+        assert_eq!(listeners.troubles(), [""; 0], "none is wanted");
         assert_eq!(listeners.next_deadline(), None);
     });
 }
@@ -614,6 +612,35 @@ fn a_reload_tries_at_once_what_was_missing_and_forgets_what_is_no_longer_wanted(
         let report = listeners.set(settings(&[80], &[]), T0).unwrap();
         assert_eq!(report.listening, [(TCP, 80)]);
         assert_eq!(listeners.next_deadline(), None);
+    });
+}
+
+#[test]
+fn low_ports_are_out_of_reach_without_the_right_to_them_whoever_has_them() {
+    in_a_network(|| {
+        let low = settings(&[23, 2323], &[69]);
+        assert!(low.may_be_had(TCP) && low.may_be_had(UDP));
+        let _service = TcpListener::bind("0.0.0.0:23").unwrap();
+        assert!(low.may_be_had(TCP));
+        caps::drop(
+            None,
+            caps::CapSet::Effective,
+            caps::Capability::CAP_NET_BIND_SERVICE,
+        )
+        .unwrap();
+        assert!(!low.may_be_had(TCP) && !low.may_be_had(UDP));
+        assert!(settings(&[2323], &[]).may_be_had(TCP), "it is high");
+        assert!(settings(&[], &[]).may_be_had(TCP), "it is none");
+        let (listeners, _) = Listeners::open(low.clone(), T0).unwrap();
+        let troubles = listeners.troubles();
+        assert!(
+            troubles[0].starts_with("cannot listen on tcp 23: permission denied; restart"),
+            "{troubles:?}"
+        );
+        assert!(listeners.holds(TCP, 2323));
+        // The kernel has a setting for which ports are low.
+        fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "24").unwrap();
+        assert!(!low.may_be_had(TCP) && low.may_be_had(UDP));
     });
 }
 

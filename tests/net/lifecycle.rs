@@ -307,6 +307,28 @@ fn connect_mode_on_low_ports_waits_for_a_restart_and_nothing_is_lost_meanwhile()
 }
 
 #[test]
+fn ports_that_cannot_be_had_are_told_in_status_with_the_reason() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 2009);
+    let daemon = Daemon::start(host, "");
+    // High ports take no right that was given up.
+    daemon.configure("[tcp]\nmode = \"connect\"\nports = [\"2007-2010\"]\n");
+    assert_eq!(daemon.ok(&["reload"]), "the configuration was read again\n");
+    assert!(stranger.reaches(at(Pair::HOST), 2007));
+    let troubles = || daemon.json("status")["troubles"].clone();
+    let in_use = "cannot listen on tcp 2009: in use by other programs; taken up when it has been free for a while";
+    assert_eq!(troubles(), serde_json::json!([in_use]));
+    daemon.configure("[tcp]\nmode = \"connect\"\nports = [\"5-7\", \"2007-2010\"]\n");
+    daemon.ok(&["reload"]);
+    let denied = "cannot listen on tcp 5-7: permission denied; restart portsentry with CAP_NET_BIND_SERVICE, \
+                  and see that SELinux or AppArmor lets it";
+    assert_eq!(troubles(), serde_json::json!([in_use, denied]));
+    daemon.configure("");
+    daemon.ok(&["reload"]);
+    assert_eq!(troubles(), serde_json::json!([]));
+}
+
+#[test]
 fn a_reload_that_fails_half_way_leaves_everything_as_it_was() {
     let Pair { host, stranger } = &Pair::new();
     let daemon = Daemon::start(
