@@ -358,7 +358,7 @@ impl Responder for Iptables {
 pub fn by_hand(chain: &str, sources: &BTreeSet<Source>, all: bool) -> Vec<String> {
     if all {
         return Family::ALL
-            .map(|family| format!("{} -F {chain}", family.iptables()))
+            .map(|family| format!("{} -w -F {chain}", family.iptables()))
             .to_vec();
     }
     let has_sets = Tools::of_the_system().ipset().is_some();
@@ -374,7 +374,7 @@ fn line_by_hand(chain: &str, source: Source, has_sets: bool) -> String {
     let net = source.net();
     // A rule goes by all that it says.
     format!(
-        "{program} -S {chain} | grep -F -e '-s {net} ' | sed 's/^-A //' | xargs -r -L 1 {program} -D"
+        "{program} -w -S {chain} | grep -F -e '-s {net} ' | sed 's/^-A //' | xargs -r -L 1 {program} -w -D"
     )
 }
 

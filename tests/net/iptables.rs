@@ -67,7 +67,7 @@ impl Variant {
     fn ours(self, host: &Host) -> BTreeSet<String> {
         let mut ours = BTreeSet::new();
         for (family, length) in [("iptables", "/32"), ("ip6tables", "/128")] {
-            let rules = host.run(&format!("{family} -S"));
+            let rules = host.run(&format!("{family} -w 30 -S"));
             let rules = rules
                 .lines()
                 .filter_map(|rule| rule.strip_prefix("-A PORTSENTRY -s "));
@@ -96,12 +96,12 @@ impl Variant {
 
 fn furnish_with_rules(host: &Host) {
     for line in [
-        "iptables -N THEIRS",
-        "iptables -A INPUT -i lo -j ACCEPT",
-        "iptables -A FORWARD -j THEIRS",
-        "iptables -A THEIRS -s 203.0.113.99 -m comment --comment theirs -j DROP",
-        "ip6tables -A INPUT -s 2001:db8:99::/64 -j DROP",
-        "iptables -t nat -A POSTROUTING -s 203.0.113.98 -j MASQUERADE",
+        "iptables -w 30 -N THEIRS",
+        "iptables -w 30 -A INPUT -i lo -j ACCEPT",
+        "iptables -w 30 -A FORWARD -j THEIRS",
+        "iptables -w 30 -A THEIRS -s 203.0.113.99 -m comment --comment theirs -j DROP",
+        "ip6tables -w 30 -A INPUT -s 2001:db8:99::/64 -j DROP",
+        "iptables -w 30 -t nat -A POSTROUTING -s 203.0.113.98 -j MASQUERADE",
     ] {
         host.run(line);
     }
@@ -228,7 +228,7 @@ fn whoever_is_ignored_is_not_shut_out_by_a_wider_ban() {
         let Pair { host, stranger } = &variant.pair();
         let _service = host.serve(at(Pair::HOST), 80);
         let daemon = Daemon::start(host, IPTABLES);
-        host.run("iptables -A PORTSENTRY -s 10.77.0.0/24 -j DROP");
+        host.run("iptables -w 30 -A PORTSENTRY -s 10.77.0.0/24 -j DROP");
         assert!(!stranger.reaches(at(Pair::HOST), 80));
         daemon.ignore(Pair::STRANGER);
         eventually(&format!("{variant:?}: a friend gets through"), || {
@@ -355,9 +355,9 @@ fn what_another_program_flushes_is_put_back_when_status_is_asked() {
         }
         variant.eventually_ours(host, &all);
         let flushes = [
-            "iptables -F",
-            "ip6tables -F PORTSENTRY",
-            "iptables -D INPUT -j PORTSENTRY",
+            "iptables -w 30 -F",
+            "ip6tables -w 30 -F PORTSENTRY",
+            "iptables -w 30 -D INPUT -j PORTSENTRY",
             "ipset flush",
         ];
         let some = if variant.has_ipset { 4 } else { 3 };
@@ -369,7 +369,7 @@ fn what_another_program_flushes_is_put_back_when_status_is_asked() {
             eventually(
                 &format!("{variant:?}: the hook is back after {flush}"),
                 || {
-                    let rules = host.run("iptables -S INPUT");
+                    let rules = host.run("iptables -w 30 -S INPUT");
                     (rules.lines().nth(1) == Some("-A INPUT -j PORTSENTRY")).then_some(())
                 },
             );
