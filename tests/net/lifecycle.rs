@@ -287,6 +287,22 @@ fn a_file_where_the_socket_should_be_stops_the_start_and_stays() {
     assert_eq!(fs::read_to_string(&socket).unwrap(), "dear diary");
 }
 
+/// The TCP ports that are listened on. Who knocks at one of ours is hung up on at once, and may take that for a failure.
+fn tcp_ports(host: &Host) -> Vec<u16> {
+    let sockets = host.run("ss -Htln");
+    let ends = sockets
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(3));
+    let mut ports: Vec<u16> = ends
+        .map(|end| {
+            let (_, port) = end.rsplit_once(':').expect("an address and a port");
+            port.parse().expect("a number")
+        })
+        .collect();
+    ports.sort_unstable();
+    ports
+}
+
 #[test]
 fn connect_mode_on_low_ports_waits_for_a_restart_and_nothing_is_lost_meanwhile() {
     let Pair { host, stranger } = &Pair::new();
@@ -295,26 +311,25 @@ fn connect_mode_on_low_ports_waits_for_a_restart_and_nothing_is_lost_meanwhile()
     daemon.configure(listen);
     let said = daemon.ok(&["reload"]);
     assert!(said.contains("wait for a restart: tcp.mode"), "{said}");
-    assert!(!stranger.reaches(at(Pair::HOST), 7));
+    assert_eq!(tcp_ports(host), [0; 0]);
     stranger.nmap("-sS", "21-23", Pair::HOST);
     daemon.element("banned4", Pair::STRANGER);
-    daemon.ok(&["unban", "--all"]);
     daemon.stop();
     daemon.restart();
-    assert!(stranger.reaches(at(Pair::HOST), 7));
+    assert_eq!(tcp_ports(host), [7]);
     // What was there at the start may be reloaded at will.
     assert!(!daemon.ok(&["reload"]).contains("restart"));
 }
 
 #[test]
 fn ports_that_cannot_be_had_are_told_in_status_with_the_reason() {
-    let Pair { host, stranger } = &Pair::new();
+    let host = &Pair::new().host;
     let _service = host.serve(at(Pair::HOST), 2009);
     let daemon = Daemon::start(host, "");
     // High ports take no right that was given up.
     daemon.configure("[tcp]\nmode = \"connect\"\nports = [\"2007-2010\"]\n");
     assert_eq!(daemon.ok(&["reload"]), "the configuration was read again\n");
-    assert!(stranger.reaches(at(Pair::HOST), 2007));
+    assert_eq!(tcp_ports(host), [2007, 2008, 2009, 2010]);
     let troubles = || daemon.json("status")["troubles"].clone();
     let in_use = "cannot listen on tcp 2009: in use by other programs; taken up when it has been free for a while";
     assert_eq!(troubles(), serde_json::json!([in_use]));
@@ -328,32 +343,88 @@ fn ports_that_cannot_be_had_are_told_in_status_with_the_reason() {
     assert_eq!(troubles(), serde_json::json!([]));
 }
 
-#[test]
-fn a_reload_that_fails_half_way_leaves_everything_as_it_was() {
+/// What an admin sees of a daemon that changes only when the configuration does.
+fn face(daemon: &Daemon<'_>) -> Vec<serde_json::Value> {
+    let status = daemon.json("status");
+    let keys = [
+        "state",
+        "modes",
+        "responders",
+        "health",
+        "intended",
+        "enforced",
+        "troubles",
+    ];
+    keys.map(|key| status[key].clone()).to_vec()
+}
+
+/// A reload that fails once the daemon has begun to go by the new configuration, which differs in these lines, and in whom it
+/// ignores, what it watches and by whom it bans.
+fn fails_half_way(lines: &str, why: &str, spoil: impl FnOnce(&Host, &Daemon<'_>)) {
     let Pair { host, stranger } = &Pair::new();
     let daemon = Daemon::start(
         host,
-        "[tcp]\nmode = [\"advanced\", \"connect\"]\nports = [2000]\n",
+        "tcp.mode = [\"advanced\", \"connect\"]\ntcp.ports = [2000]\n",
     );
-    assert!(stranger.reaches(at(Pair::HOST), 2000));
-    daemon.ok(&["unban", "--all"]);
-    let few = host
-        .command("prlimit")
-        .arg(format!("--pid={}", daemon.pid()))
-        .arg("--nofile=64:64")
-        .status();
-    assert!(few.is_ok_and(|status| status.success()));
-    daemon.configure(
-        "ban.responders = [\"nftables\", \"route\"]\nignore.addresses = [\"10.77.0.0/24\"]\n\
-         [tcp]\nmode = \"connect\"\nports = [\"2000-4000\"]\n",
-    );
+    daemon.ok(&["ban", "203.0.113.7", "--for", "1h"]);
+    let before = face(&daemon);
+    spoil(host, &daemon);
+    fs::write(daemon.path("other.list"), "203.0.113.0/24\n").expect("the directory is ours");
+    daemon.configure(&format!(
+        "ban.responders = [\"nftables\", \"route\", \"hosts-deny\"]\nhosts-deny.file = {:?}\n\
+         ignore.addresses = [\"10.77.0.0/24\"]\nignore.files = [{:?}]\ncapture.interfaces = [\"lo\"]\n\
+         detect.trigger = 64\nudp.mode = \"off\"\ntcp.mode = [\"advanced\", \"connect\"]\ntcp.below = 10\n{lines}\n",
+        daemon.path("no/hosts.deny"),
+        daemon.path("other.list"),
+    ));
     let said = daemon.command(&["reload"]);
     assert_eq!(said.status, 1, "{said:?}");
-    assert!(said.err.contains("cannot listen on 2001 ports"), "{said:?}");
-    assert!(stranger.reaches(at(Pair::HOST), 2000));
-    assert!(!stranger.reaches(at(Pair::HOST), 2001));
-    let status = daemon.json("status");
-    assert_eq!(status["responders"], serde_json::json!(["nftables"]));
+    assert!(said.err.contains("nothing has changed"), "{said:?}");
+    assert!(said.err.contains(why), "{said:?}");
+
+    assert_eq!(face(&daemon), before);
+    assert!(!daemon.log().contains("cannot be gone by any more"));
+    assert_eq!(host.run("ip route show proto 112"), "");
+    assert!(
+        host.element("banned4", "203.0.113.7").is_some(),
+        "whom the other list names is no friend"
+    );
+    assert_eq!(tcp_ports(host), [2000]);
     stranger.nmap("-sS", "21-23", Pair::HOST);
     daemon.element("banned4", Pair::STRANGER);
+    daemon.ignore(&format!("{}\n", Pair::STRANGER));
+    eventually("the old list is the one that is followed", || {
+        (daemon.banned() == ["203.0.113.7"]).then_some(())
+    });
+    // What was wrong is put right: all of it takes effect.
+    fs::create_dir(daemon.path("no")).expect("the directory is ours");
+    fs::write(daemon.path("no/hosts.deny"), "").expect("the directory is ours");
+    daemon.configure("tcp.mode = \"connect\"\ntcp.ports = [3000]\n");
+    daemon.ok(&["reload"]);
+    assert_eq!(tcp_ports(host), [3000]);
+}
+
+#[test]
+fn a_reload_that_fails_at_a_responder_leaves_everything_as_it_was() {
+    fails_half_way("tcp.ports = [3000]", "no/hosts.deny", |_, _| {});
+}
+
+#[test]
+fn a_reload_that_wants_more_ports_than_there_can_be_leaves_everything_as_it_was() {
+    let few = |host: &Host, daemon: &Daemon<'_>| {
+        let mut prlimit = host.command("prlimit");
+        prlimit.arg(format!("--pid={}", daemon.pid()));
+        assert!(
+            prlimit
+                .arg("--nofile=1024:1024")
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    fails_half_way(
+        "tcp.ports = [\"2000-4000\"]",
+        "cannot listen on 2001 ports",
+        few,
+    );
 }
