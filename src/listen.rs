@@ -11,8 +11,7 @@
 //! a question or reach many: `banner` has the rules. A connection has proved its source, and is always told.
 //!
 //! A port that somebody uses, be it on one address only, is never taken from him. It is looked at again every five seconds, as long as
-//! any is missing: the kernel tells nobody when a port becomes free. It is taken when it was free at three looks in a row: a service
-//! that restarts is to have its port back, and its clients are no scanners.
+//! any is missing: the kernel tells nobody when a port becomes free. `missing` knows when it may be taken after all.
 
 mod banner;
 mod descriptors;
@@ -206,7 +205,7 @@ impl Listeners {
             return Report::default();
         }
         // Given back at once: whoever starts just now may have it.
-        let free = self.missing.look(|port| open(port).map(drop));
+        let free = self.missing.look(now, |port| open(port).map(drop));
         Report {
             skipped: Vec::new(),
             ..self.take_up(free, now)

@@ -1,15 +1,21 @@
 //! The ports that are wanted and not to be had: why, in words, and when one of them may be taken up after all. Pure.
+//!
+//! A port that somebody was seen to use is a service's. It may be down for a while, and would not come up again if we had its port
+//! then, which is worse than any trap is good. So it is ours only when nobody has used it for [`PATIENCE`]; what is to be had sooner takes
+//! a reload.
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::Port;
+use crate::clock::Mono;
 use crate::probe::Protocol;
 
-/// At how many looks in a row a port must be free before it is ours.
-const FREE_LOOKS: u8 = 3;
+/// Longer than services are down that restart, are upgraded with many other packages, or first rework their data.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// Runs of ports that a sentence names; of the others it has the number.
 const RUNS: usize = 12;
@@ -18,34 +24,41 @@ const RUNS: usize = 12;
 #[derive(Default)]
 pub(super) struct Missing(BTreeMap<Port, Lack>);
 
+/// Why a port is missing.
 #[derive(Clone, Copy)]
-struct Lack {
-    why: Errno,
-    /// At how many looks in a row it was free since.
-    looks: u8,
+enum Lack {
+    /// The kernel said so.
+    Refused(Errno),
+    /// It was in use, and nobody has had it since then, as far as was seen.
+    Free(Mono),
 }
 
 impl Missing {
     /// A port could not be had.
     pub(super) fn add(&mut self, port: Port, why: Errno) {
-        self.0.insert(port, Lack { why, looks: 0 });
+        self.0.insert(port, Lack::Refused(why));
     }
 
     /// Looks at each; those that are to be taken up now are missing no more.
-    pub(super) fn look(&mut self, is_free: impl Fn(Port) -> Result<(), Errno>) -> Vec<Port> {
-        let mut free = Vec::new();
-        for (port, mut lack) in mem::take(&mut self.0) {
-            match is_free(port) {
-                Ok(()) => lack.looks += 1,
-                Err(why) => lack = Lack { why, looks: 0 },
-            }
-            if lack.looks >= FREE_LOOKS {
-                free.push(port);
-            } else {
-                self.0.insert(port, lack);
-            }
+    pub(super) fn look(
+        &mut self,
+        now: Mono,
+        is_free: impl Fn(Port) -> Result<(), Errno>,
+    ) -> Vec<Port> {
+        let mut ours = Vec::new();
+        for (port, lack) in mem::take(&mut self.0) {
+            let lack = match (is_free(port), lack) {
+                (Err(why), _) => Lack::Refused(why),
+                (Ok(()), Lack::Refused(Errno::EADDRINUSE)) => Lack::Free(now),
+                (Ok(()), Lack::Free(since)) if now.since(since) < PATIENCE => lack,
+                (Ok(()), _) => {
+                    ours.push(port);
+                    continue;
+                }
+            };
+            self.0.insert(port, lack);
         }
-        free
+        ours
     }
 
     pub(super) fn contains(&self, port: Port) -> bool {
@@ -60,26 +73,33 @@ impl Missing {
     pub(super) fn in_words(&self) -> Vec<String> {
         let mut alike: BTreeMap<(Protocol, String), Vec<u16>> = BTreeMap::new();
         for ((protocol, port), lack) in &self.0 {
-            let reason = (*protocol, reason(lack.why));
+            let reason = (*protocol, lack.in_words());
             alike.entry(reason).or_default().push(*port);
         }
         let sentence = |((protocol, why), ports): ((Protocol, String), Vec<u16>)| {
-            format!("cannot listen on {protocol} {}: {why}", named(&ports))
+            format!("{protocol} {} not listened on: {why}", named(&ports))
         };
         alike.into_iter().map(sentence).collect()
     }
 }
 
-fn reason(why: Errno) -> String {
-    match why {
-        Errno::EADDRINUSE => {
-            "in use by other programs; taken up when it has been free for a while".to_owned()
+impl Lack {
+    fn in_words(self) -> String {
+        match self {
+            Self::Free(_) => {
+                "free again, and left to its service for ten minutes; a reload takes it now"
+                    .to_owned()
+            }
+            Self::Refused(Errno::EADDRINUSE) => {
+                "in use by other programs; taken up when nobody has used it for ten minutes"
+                    .to_owned()
+            }
+            Self::Refused(why @ (Errno::EACCES | Errno::EPERM)) => format!(
+                "{}; restart portsentry with CAP_NET_BIND_SERVICE, and see that SELinux or AppArmor lets it",
+                why.desc().to_lowercase()
+            ),
+            Self::Refused(why) => format!("{}; tried again", why.desc().to_lowercase()),
         }
-        Errno::EACCES | Errno::EPERM => format!(
-            "{}; restart portsentry with CAP_NET_BIND_SERVICE, and see that SELinux or AppArmor lets it",
-            why.desc().to_lowercase()
-        ),
-        _ => format!("{}; tried again", why.desc().to_lowercase()),
     }
 }
 
@@ -134,14 +154,53 @@ mod tests {
         assert_eq!(
             missing.in_words(),
             [
-                "cannot listen on tcp 80-81: in use by other programs; taken up when it has been free for a while",
-                "cannot listen on tcp 1: permission denied; restart portsentry with CAP_NET_BIND_SERVICE, \
+                "tcp 80-81 not listened on: in use by other programs; taken up when nobody has used it for ten minutes",
+                "tcp 1 not listened on: permission denied; restart portsentry with CAP_NET_BIND_SERVICE, \
                  and see that SELinux or AppArmor lets it",
-                "cannot listen on tcp 9: too many open files; tried again",
-                "cannot listen on udp 53: in use by other programs; taken up when it has been free for a while",
+                "tcp 9 not listened on: too many open files; tried again",
+                "udp 53 not listened on: in use by other programs; taken up when nobody has used it for ten minutes",
             ]
         );
         assert_eq!(lacking(&[]).in_words(), [""; 0]);
+    }
+
+    #[test]
+    fn a_service_has_its_port_back_for_ten_minutes() {
+        let port = (Protocol::Tcp, 25);
+        let mut missing = lacking(&[(port, Errno::EADDRINUSE)]);
+        let t0 = Mono(1_000);
+        let after = |minutes: u64| t0.later(Duration::from_secs(minutes * 60));
+        let mut look = |minutes, found: Result<(), Errno>| missing.look(after(minutes), |_| found);
+        // An upgrade takes its time, and the service is back.
+        assert_eq!(look(0, Ok(())), []);
+        assert_eq!(look(9, Ok(())), []);
+        assert_eq!(look(10, Err(Errno::EADDRINUSE)), []);
+        // It is gone for good.
+        assert_eq!(look(12, Ok(())), []);
+        assert_eq!(look(21, Ok(())), []);
+        assert_eq!(look(22, Ok(())), [port]);
+        assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn a_port_that_nobody_used_is_ours_as_soon_as_it_can_be() {
+        let port = (Protocol::Udp, 69);
+        let mut missing = lacking(&[(port, Errno::EMFILE)]);
+        let now = Mono(1_000);
+        assert_eq!(missing.look(now, |_| Err(Errno::EMFILE)), []);
+        assert_eq!(missing.look(now, |_| Ok(())), [port]);
+    }
+
+    #[test]
+    fn what_is_free_again_is_told_as_such() {
+        let mut missing = lacking(&[((Protocol::Tcp, 25), Errno::EADDRINUSE)]);
+        missing.look(Mono(1_000), |_| Ok(()));
+        assert_eq!(
+            missing.in_words(),
+            [
+                "tcp 25 not listened on: free again, and left to its service for ten minutes; a reload takes it now"
+            ]
+        );
     }
 
     #[test]

@@ -324,20 +324,35 @@ fn connect_mode_on_low_ports_waits_for_a_restart_and_nothing_is_lost_meanwhile()
 #[test]
 fn ports_that_cannot_be_had_are_told_in_status_with_the_reason() {
     let host = &Pair::new().host;
-    let _service = host.serve(at(Pair::HOST), 2009);
+    let service = host.serve(at(Pair::HOST), 2009);
     let daemon = Daemon::start(host, "");
     // High ports take no right that was given up.
     daemon.configure("[tcp]\nmode = \"connect\"\nports = [\"2007-2010\"]\n");
     assert_eq!(daemon.ok(&["reload"]), "the configuration was read again\n");
     assert_eq!(tcp_ports(host), [2007, 2008, 2009, 2010]);
     let troubles = || daemon.json("status")["troubles"].clone();
-    let in_use = "cannot listen on tcp 2009: in use by other programs; taken up when it has been free for a while";
+    let in_use = "tcp 2009 not listened on: in use by other programs; taken up when nobody has used it for ten minutes";
     assert_eq!(troubles(), serde_json::json!([in_use]));
     daemon.configure("[tcp]\nmode = \"connect\"\nports = [\"5-7\", \"2007-2010\"]\n");
     daemon.ok(&["reload"]);
-    let denied = "cannot listen on tcp 5-7: permission denied; restart portsentry with CAP_NET_BIND_SERVICE, \
+    let denied = "tcp 5-7 not listened on: permission denied; restart portsentry with CAP_NET_BIND_SERVICE, \
                   and see that SELinux or AppArmor lets it";
     assert_eq!(troubles(), serde_json::json!([in_use, denied]));
+    // What nobody uses is taken up as soon as it can be had.
+    host.inside(|| fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "6"))
+        .expect("a namespace's own setting");
+    eventually("they are listened on", || {
+        (tcp_ports(host) == [6, 7, 2007, 2008, 2009, 2010]).then_some(())
+    });
+    drop(service);
+    let free = "tcp 2009 not listened on: free again, and left to its service for ten minutes; a reload takes it now";
+    eventually("that is told", || {
+        let troubles = troubles();
+        let mut troubles = troubles.as_array().expect("a list").iter();
+        troubles.any(|trouble| trouble == free).then_some(())
+    });
+    daemon.ok(&["reload"]);
+    assert_eq!(tcp_ports(host), [6, 7, 2007, 2008, 2009, 2010]);
     daemon.configure("");
     daemon.ok(&["reload"]);
     assert_eq!(troubles(), serde_json::json!([]));
