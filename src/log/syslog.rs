@@ -1,15 +1,15 @@
 //! The system log, as 1.2 used it: program name and process id, facility `daemon`, severity `notice`.
 //!
 //! Not by libc's `syslog`: that waits when the other end does not read, for as long as that takes, and the thread that logs here
-//! has packets to judge.
+//! has packets to judge. Otherwise as libc does it: in datagrams, or where `/dev/log` is a stream socket, each line with a NUL behind it.
 
 use std::fmt::{self, Write as _};
 use std::io;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
@@ -39,7 +39,7 @@ pub(super) struct Syslog {
 /// The way to the log.
 #[derive(Default)]
 struct Line {
-    socket: Option<UnixDatagram>,
+    socket: Option<Connection>,
     stuck_since: Option<Instant>,
     lost: u64,
 }
@@ -77,26 +77,26 @@ impl Syslog {
         };
         let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S");
         let priority = FACILITY | severity;
-        let mut datagram = format!("<{priority}>{time} portsentry[{}]: {text}", self.pid);
-        if let Some((end, _)) = datagram.char_indices().find(|(at, _)| *at >= MAX_MESSAGE) {
-            datagram.truncate(end);
+        let mut line = format!("<{priority}>{time} portsentry[{}]: {text}", self.pid);
+        if let Some((end, _)) = line.char_indices().find(|(at, _)| *at >= MAX_MESSAGE) {
+            line.truncate(end);
         }
         // One that was restarted listens on another socket: the second try finds it.
         for _ in 0..2 {
-            let Some(socket) = to.socket.take().or_else(|| connect(&self.path).ok()) else {
-                return false;
-            };
             let may_wait = (to.stuck_since).is_none_or(|since| since.elapsed() >= STUCK);
-            let sent = socket
-                .set_nonblocking(!may_wait)
-                .and_then(|()| socket.send(datagram.as_bytes()));
+            let connection = match to.socket.take() {
+                Some(connection) => Ok(connection),
+                None => Connection::to(&self.path, may_wait),
+            };
+            let sent = connection.and_then(|connection| {
+                let sent = connection.send(&line, may_wait);
+                let is_good = sent.as_ref().err().is_none_or(is_full);
+                to.socket = is_good.then_some(connection);
+                sent
+            });
             match sent {
-                Ok(_) => {
-                    to.socket = Some(socket);
-                    return true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    to.socket = Some(socket);
+                Ok(()) => return true,
+                Err(error) if is_full(&error) => {
                     if may_wait {
                         to.stuck_since = Some(Instant::now());
                     }
@@ -112,11 +112,53 @@ impl Syslog {
 /// 1.2 had one severity for all it said.
 const OLD_WORDS: [&str; 3] = ["attackalert: ", "adminalert: ", "securityalert: "];
 
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.connect(path)?;
-    Ok(socket)
+/// A socket that the log listens at the other end of.
+struct Connection {
+    socket: Socket,
+    is_stream: bool,
+}
+
+impl Connection {
+    fn to(path: &Path, may_wait: bool) -> io::Result<Self> {
+        let address = SockAddr::unix(path)?;
+        let of = |kind| {
+            let socket = Socket::new(Domain::UNIX, kind, None)?;
+            // For connecting too: a stream that nobody accepts is as bad as one that nobody reads.
+            socket.set_write_timeout(Some(PATIENCE))?;
+            socket.set_nonblocking(!may_wait)?;
+            socket.connect(&address)?;
+            Ok(Self {
+                socket,
+                is_stream: kind == Type::STREAM,
+            })
+        };
+        of(Type::DGRAM).or_else(|error: io::Error| {
+            if error.raw_os_error() == Some(libc::EPROTOTYPE) {
+                of(Type::STREAM)
+            } else {
+                Err(error)
+            }
+        })
+    }
+
+    /// Sends all of a line, or fails; after any failure but of [`is_full`], the connection is of no use.
+    fn send(&self, line: &str, may_wait: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(!may_wait)?;
+        let end: &[u8] = if self.is_stream { b"\0" } else { b"" };
+        let bytes = [line.as_bytes(), end].concat();
+        let sent = self.socket.send_with_flags(&bytes, libc::MSG_NOSIGNAL)?;
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            // The next line must not be taken for the rest of this one.
+            Err(io::ErrorKind::WriteZero.into())
+        }
+    }
+}
+
+/// Whether the log is there and does not keep up.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 impl<S: Subscriber> Layer<S> for Syslog {
@@ -141,6 +183,9 @@ impl Visit for Message {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
@@ -224,5 +269,80 @@ mod tests {
         let syslog = Syslog::at(&path);
         (0..5000).for_each(|n| syslog.send(Level::INFO, &n.to_string()));
         assert!(reader.join().unwrap().ends_with("]: 4999"));
+    }
+
+    /// What comes next from whoever connects next, up to the NUL.
+    fn accept(log: &UnixListener) -> impl FnMut() -> String + use<> {
+        let (stream, _) = log.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut stream = BufReader::new(stream);
+        move || {
+            let mut bytes = Vec::new();
+            stream.read_until(0, &mut bytes).unwrap();
+            assert_eq!(bytes.pop(), Some(0));
+            String::from_utf8(bytes).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_a_stream_gets_a_nul_behind_each_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = UnixListener::bind(&path).unwrap();
+        let syslog = Syslog::at(&path);
+        syslog.send(Level::INFO, "attackalert: one\ntwo");
+        let mut next = accept(&log);
+        let first = next();
+        assert!(
+            first.starts_with("<29>") && first.ends_with("]: attackalert: one"),
+            "{first}"
+        );
+        assert!(next().ends_with("]: two"));
+        // It is started anew, first as it was and then as one for datagrams.
+        drop((next, log));
+        std::fs::remove_file(&path).unwrap();
+        let log = UnixListener::bind(&path).unwrap();
+        syslog.send(Level::INFO, "three");
+        assert!(accept(&log)().ends_with("]: three"));
+        drop(log);
+        std::fs::remove_file(&path).unwrap();
+        let log = UnixDatagram::bind(&path).unwrap();
+        syslog.send(Level::INFO, "four");
+        assert!(receive(&log).ends_with("]: four"));
+    }
+
+    #[test]
+    fn a_stream_that_nobody_reads_or_accepts_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = UnixListener::bind(&path).unwrap();
+        let syslog = Syslog::at(&path);
+        for _ in 0..2000 {
+            syslog.send(Level::INFO, &"x".repeat(5000));
+        }
+        let lost = syslog.line.lock().unwrap().lost;
+        assert!((1..2000).contains(&lost), "{lost}");
+        let mut next = accept(&log);
+        for _ in lost..2000 {
+            assert_eq!(next().len(), MAX_MESSAGE);
+        }
+        syslog.send(Level::INFO, "it reads again");
+        assert!(next().ends_with("lines are lost"));
+        assert!(next().ends_with("]: it reads again"));
+
+        // Connections wait to be accepted until there is no room for more.
+        let waiting: Vec<Connection> = std::iter::from_fn(|| Connection::to(&path, false).ok())
+            .take(100_000)
+            .collect();
+        let other = Syslog::at(&path);
+        for _ in 0..2000 {
+            other.send(Level::INFO, "nobody hears this");
+        }
+        let line = other.line.lock().unwrap();
+        assert_eq!(line.lost, 2000);
+        assert!(line.stuck_since.is_some(), "no line waits again at once");
+        drop(waiting);
     }
 }
