@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::complaint::{Complaint, Complaints, quoted, suggestion};
+use super::complaint::{Complaint, Complaints, printable, quoted, suggestion};
 use super::fit::misfits;
 use super::syntax::{Readable, utf8};
 use super::value::{Fault, Value};
@@ -85,6 +86,9 @@ impl Draft {
         for path in draft.drop_ins(path) {
             draft.read(&path);
         }
+        if is_legacy(path) && !draft.places.contains_key("history.file") {
+            draft.keep_history_from_everybody();
+        }
         draft
     }
 
@@ -142,6 +146,24 @@ impl Draft {
                 .filter(|beside| files.iter().all(|file| file.path != *beside))
                 .map(IgnoreFile::new),
         );
+    }
+
+    /// 1.2 had its files where everybody may put one of his own in their place. Its lines may stay there, for nobody believes
+    /// them; what we go by is kept where it always is then.
+    fn keep_history_from_everybody(&mut self) {
+        let history = &mut self.config.history;
+        let dir = history.file.parent().unwrap_or(Path::new("/"));
+        let everybody_may_write =
+            fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.mode() & 0o002 != 0);
+        if everybody_may_write {
+            let safe = Config::default().history.file;
+            self.warnings.push(format!(
+                "everybody may write to {}, where HISTORY_FILE lies: its lines go there, and bans are remembered in {}",
+                printable(&dir.to_string_lossy()),
+                safe.display()
+            ));
+            history.file = safe;
+        }
     }
 
     /// The files to be merged over that at `path`: `*.toml` in `<path>.d`, in the order of their names.

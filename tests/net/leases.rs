@@ -344,3 +344,32 @@ fn a_daemon_with_a_native_configuration_watches_for_nobody_else() {
     assert_eq!(yard.ends(holder) >> 8, 1);
     yard.has_said("where tcp.mode and udp.mode say in which modes");
 }
+
+#[test]
+fn history_lines_stay_where_everybody_may_write_and_bans_are_remembered_elsewhere() {
+    let yard = Yard::new();
+    yard.sandbox
+        .sh("mkdir -m 1777 /run/open && touch /etc/precious && ln -s /etc/precious /run/open/blocked.audp");
+    let settings = SETTINGS
+        .replace(
+            "/var/lib/portsentry/portsentry.history",
+            "/run/open/history",
+        )
+        .replace(
+            "/var/lib/portsentry/portsentry.blocked",
+            "/run/open/blocked",
+        );
+    yard.sandbox.write(CONF, settings);
+    yard.sandbox.write("/etc/precious", "mine\n");
+    yard.start("-atcp -audp");
+    yard.has_said("everybody may write to /run/open");
+    yard.notices(true, true);
+    eventually("the scan is written down", || {
+        let history = yard.sandbox.read("/run/open/history");
+        history.contains("Port: 9 UDP Blocked").then_some(())
+    });
+    assert_eq!(yard.sandbox.read("/etc/precious"), "mine\n");
+    yard.sandbox
+        .sh("test -e /var/lib/portsentry/history.db && test ! -e /run/open/history.db");
+    assert!(yard.run("history").1.contains(Pair::STRANGER));
+}

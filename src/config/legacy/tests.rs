@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -844,4 +845,34 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn where_everybody_may_write_1_2_s_lines_stay_and_what_we_go_by_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("p.conf");
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    let text = FILES.replace("/h/", &format!("{}/", open.display()));
+    fs::write(&conf, format!("{text}TCP_PORTS=\"1\"\n")).unwrap();
+    let read = || {
+        let loaded = load_with(&conf, &modes("atcp")).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let told = loaded.warnings.iter();
+        let told = told.filter(|warning| warning.contains("everybody may write"));
+        (loaded.config.history, told.count())
+    };
+    assert_eq!(read().0.file, open.join("history.db"));
+    let sticky = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(&open, sticky).unwrap();
+    let (history, told) = read();
+    assert_eq!(history.file, Config::default().history.file);
+    assert_eq!(history.text, Some(open.join("h")));
+    assert_eq!(history.blocked, Some(open.join("b")));
+    assert_eq!(told, 1);
+    // What is said beside it holds.
+    let beside = dir.path().join("p.conf.d");
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("a.toml"), "history.file = \"/x/h.db\"").unwrap();
+    let (history, told) = read();
+    assert_eq!((history.file.as_path(), told), (Path::new("/x/h.db"), 0));
 }
