@@ -482,7 +482,7 @@ pub enum Hook {
 /// `[ignore]`: who is never banned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ignore {
-    /// Files of addresses and prefixes.
+    /// Files of addresses and prefixes; a key for each syntax names them.
     pub files: Vec<IgnoreFile>,
     /// Prefixes from the configuration itself.
     pub addresses: Vec<IpNet>,
@@ -504,27 +504,24 @@ pub struct IgnoreFile {
 }
 
 impl IgnoreFile {
-    /// The file at `path`, named by the admin unless it is the default one, or the second one of 1.2 as Debian has it.
-    /// Files of 1.2's names are in its syntax, so that they can be kept with a configuration of ours.
+    /// The file at `path` in our syntax, named by the admin unless it is the default one.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let is = |name| path.file_name().is_some_and(|it| it == name);
-        let is_second = is(LEGACY_SECOND_IGNORE_FILE);
         Self {
-            named: path != Path::new(DEFAULT_IGNORE_FILE) && !is_second,
-            syntax: if is_second || is("portsentry.ignore") {
-                Syntax::Legacy
-            } else {
-                Syntax::Ours
-            },
+            named: path != Path::new(DEFAULT_IGNORE_FILE),
+            syntax: Syntax::Ours,
             path,
         }
     }
 
-    /// The file at `path`, which a 1.2 configuration names.
+    /// The file at `path` in 1.2's syntax, which must exist unless it is the second one that Debian has.
     pub(crate) fn legacy(path: PathBuf) -> Self {
+        let is_second = path
+            .file_name()
+            .is_some_and(|name| name == LEGACY_SECOND_IGNORE_FILE);
         Self {
+            named: !is_second,
             syntax: Syntax::Legacy,
-            ..Self::new(path)
+            path,
         }
     }
 }
@@ -664,6 +661,24 @@ impl Default for Config {
             },
             daemon: Daemon::default(),
         }
+    }
+}
+
+impl Ignore {
+    /// The paths of the files in that syntax.
+    fn files_in(&self, syntax: Syntax) -> impl Iterator<Item = &Path> {
+        let files = self.files.iter();
+        files
+            .filter(move |file| file.syntax == syntax)
+            .map(|file| file.path.as_path())
+    }
+
+    /// Puts these files in place of those in their syntax.
+    fn set_files_in(&mut self, syntax: Syntax, files: Vec<IgnoreFile>) {
+        self.files.retain(|file| file.syntax != syntax);
+        self.files.extend(files);
+        // Ours come first, whichever key was read first.
+        self.files.sort_by_key(|file| file.syntax == Syntax::Legacy);
     }
 }
 

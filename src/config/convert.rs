@@ -222,7 +222,7 @@ mod tests {
             (file, text, blocked) in (any_path(), prop::option::of(any_path()), prop::option::of(any_path())),
             log in prop::option::of((1..=1_000_000_u32, prop::sample::select(vec![1_u64, 60, 3600, 86_400]))),
             (yes, no) in any::<(bool, bool)>(),
-            ignored in prop::collection::vec(any_path(), 0..3),
+            (ignored, old) in (prop::collection::vec(any_path(), 0..3), prop::collection::vec(any_path(), 0..3)),
         ) -> Config {
             let default = Config::default();
             Config {
@@ -262,7 +262,7 @@ mod tests {
                 },
                 listen: Listen { banner },
                 ignore: Ignore {
-                    files: ignored.into_iter().map(IgnoreFile::new).collect(),
+                    files: (ignored.into_iter().map(IgnoreFile::new)).chain(old.into_iter().map(IgnoreFile::legacy)).collect(),
                     addresses: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
                     host: BTreeSet::from([HostFact::Ssh]),
                 },

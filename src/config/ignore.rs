@@ -219,10 +219,10 @@ fn text(file: &IgnoreFile) -> Result<String, String> {
             if file.named {
                 let key = match file.syntax {
                     Syntax::Ours => "ignore.files",
-                    Syntax::Legacy => "IGNORE_FILE",
+                    Syntax::Legacy => "IGNORE_FILE (in TOML: ignore.legacy_files)",
                 };
                 Err(format!(
-                    "{key} names this file, but there is none; create it, or take it out of {key}"
+                    "{key} names this file, but there is none; create it, or take it out there"
                 ))
             } else {
                 Ok(String::new())
@@ -361,7 +361,7 @@ mod tests {
         };
         let complaint = read(&ignore).unwrap_err().to_string();
         assert!(
-            complaint.contains(": IGNORE_FILE names this file"),
+            complaint.contains(": IGNORE_FILE (in TOML: ignore.legacy_files) names this file"),
             "{complaint}"
         );
 
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(
             read(&ignore(true)).unwrap_err().to_string(),
             format!(
-                "{}: ignore.files names this file, but there is none; create it, or take it out of ignore.files",
+                "{}: ignore.files names this file, but there is none; create it, or take it out there",
                 path.display()
             )
         );

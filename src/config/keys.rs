@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::ignore::Syntax;
 use super::value::{Faults, Value};
 use super::write;
 use super::{
@@ -120,9 +121,28 @@ pub(super) const KEYS: &[Key] = &[
         value => value.duration(SECOND)?.ok_or_else(|| value.fault("must end some time; write a time such as \"10s\"")),
         at => write::duration(Some(*at))),
     key!("listen.banner", listen.banner: value => value.banner(), at => write::text(at)),
-    key!("ignore.files", ignore.files:
-        value => value.list("[\"/etc/portsentry/ignore.list\"]", |file| file.path().map(IgnoreFile::new)),
-        at => write::list(at.iter().map(|file| write::path(Some(&file.path))))),
+    Key {
+        name: "ignore.files",
+        read: |config, value| {
+            let files = value.list("[\"/etc/portsentry/ignore.list\"]", |file| {
+                file.path().map(IgnoreFile::new)
+            })?;
+            config.ignore.set_files_in(Syntax::Ours, files);
+            Ok(())
+        },
+        write: |config| write_files(config, Syntax::Ours),
+    },
+    Key {
+        name: "ignore.legacy_files",
+        read: |config, value| {
+            let files = value.list("[\"/etc/portsentry/portsentry.ignore\"]", |file| {
+                file.path().map(IgnoreFile::legacy)
+            })?;
+            config.ignore.set_files_in(Syntax::Legacy, files);
+            Ok(())
+        },
+        write: |config| write_files(config, Syntax::Legacy),
+    },
     key!("ignore.addresses", ignore.addresses:
         value => value.list("[\"192.0.2.0/24\", \"2001:db8::1\"]", Value::prefix),
         at => write::list(at.iter().map(|net| write::text(&net.to_string())))),
@@ -244,6 +264,11 @@ fn write_modes(modes: &BTreeSet<Mode>) -> String {
 
 const fn named(kind: ResponderKind) -> (&'static str, ResponderKind) {
     (kind.name(), kind)
+}
+
+fn write_files(config: &Config, syntax: Syntax) -> String {
+    let files = config.ignore.files_in(syntax);
+    write::list(files.map(|path| write::path(Some(path))))
 }
 
 fn responders(value: &Value<'_>) -> Result<Vec<ResponderKind>, Faults> {

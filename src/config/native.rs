@@ -144,7 +144,7 @@ impl Draft {
         files.extend(
             beside
                 .filter(|beside| files.iter().all(|file| file.path != *beside))
-                .map(IgnoreFile::new),
+                .map(IgnoreFile::legacy),
         );
     }
 
@@ -485,6 +485,7 @@ mod tests {
             timeout = "10s"
             [ignore]
             files = ["/etc/portsentry/ignore.list", "/srv/friends"]
+            legacy_files = ["/etc/portsentry/portsentry.ignore"]
             addresses = ["192.0.2.9/24", "2001:db8::1"]
             host = ["ssh"]
             [history]
@@ -500,7 +501,7 @@ mod tests {
         assert_eq!((config.ban.duration, config.ban.max), (None, None));
         assert_eq!(config.ban.memory, Some(Duration::from_secs(5400)));
         let named: Vec<bool> = config.ignore.files.iter().map(|file| file.named).collect();
-        assert_eq!(named, [false, true]);
+        assert_eq!(named, [false, true, true]);
         assert_eq!(config.ignore.addresses[0].to_string(), "192.0.2.0/24");
         assert_eq!(config.history.text, None);
     }

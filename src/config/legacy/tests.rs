@@ -685,6 +685,24 @@ fn native_files_beside_it_are_merged_over_it() {
         BTreeSet::from([Mode::Stealth])
     );
 
+    // Each of the two lists is replaced by itself.
+    for (text, expected) in [
+        (
+            "ignore.files = [\"/ours\"]",
+            &["ours", "portsentry.ignore", "portsentry.ignore.static"][..],
+        ),
+        (
+            "ignore.files = [\"/ours\"]\nignore.legacy_files = [\"/theirs\"]",
+            &["ours", "theirs"],
+        ),
+        ("ignore.legacy_files = []", &[]),
+    ] {
+        fs::write(dir.path().join("portsentry.conf.d/2.toml"), text).unwrap();
+        let files = load(&path).unwrap().ignore.files;
+        let names = files.iter().map(|file| file.path.file_name().unwrap());
+        assert!(names.eq(expected.iter().copied()), "{text}: {files:?}");
+    }
+
     fs::write(
         dir.path().join("portsentry.conf.d/2.toml"),
         "[ban]\nlimit = 0\n",
@@ -875,4 +893,21 @@ fn where_everybody_may_write_1_2_s_lines_stay_and_what_we_go_by_does_not() {
     fs::write(beside.join("a.toml"), "history.file = \"/x/h.db\"").unwrap();
     let (history, told) = read();
     assert_eq!((history.file.as_path(), told), (Path::new("/x/h.db"), 0));
+}
+
+#[test]
+fn an_ignore_file_of_any_name_is_read_as_1_2_read_it_after_the_conversion_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("friends");
+    fs::write(&list, "10.9.0.2\nmy desk\n").unwrap();
+    let conf = dir.path().join("p.conf");
+    let text = FILES.replace("/portsentry.ignore", &list.display().to_string());
+    fs::write(&conf, format!("{text}TCP_PORTS=\"1\"\n")).unwrap();
+    let loaded = load_with(&conf, &modes("tcp")).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let toml = dir.path().join("p.toml");
+    fs::write(&toml, converted(&conf, &loaded)).unwrap();
+    let again = load(&toml).unwrap_or_else(|wrong| panic!("{wrong}"));
+    assert_eq!(again, loaded.config);
+    let (ignored, warnings) = super::super::ignore::read(&again.ignore).unwrap();
+    assert_eq!((ignored.len(), warnings.iter().count()), (1, 1));
 }
