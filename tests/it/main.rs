@@ -218,7 +218,7 @@ fn a_configuration_of_1_2_is_printed_as_a_native_one_with_what_it_could_not_keep
     let files = Files::new("");
     files.write(
         "old.conf",
-        "IGNORE_FILE=\"/dev/null\"\nHISTORY_FILE=\"/tmp/h\"\nBLOCKED_FILE=\"/tmp/b\"\nSCAN_TRIGGER=\"2\"\n\
+        "IGNORE_FILE=\"/dev/null\"\nHISTORY_FILE=\"/srv/h\"\nBLOCKED_FILE=\"/srv/b\"\nSCAN_TRIGGER=\"2\"\n\
          ADVANCED_PORTS_TCP=\"1024\"\nBLOCK_TCP=\"1\"\nKILL_ROUTE=\"/sbin/route add $TARGET$ reject\"\nGONE=\"1\"\n",
     );
     let said = files.portsentry(&["convert", "old.conf", "--modes", "atcp"]);
