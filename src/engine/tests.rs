@@ -341,7 +341,22 @@ fn what_is_handed_on_is_a_service_also_when_it_comes_late() {
     late.scan_type = ScanType::Fin;
     bench.see(&[late], after(300));
     assert!(bench.held().is_empty());
-    assert_eq!((bench.engine.counters.services, bench.asked), (2, 1));
+    assert_eq!(bench.engine.counters.services, 2);
+}
+
+#[test]
+fn the_clients_of_a_service_that_restarts_are_no_scanners() {
+    let mut bench = Bench::new("detect.trigger = 1");
+    bench.listening.push(80);
+    bench.probes(STRANGER, &[80], NOW);
+    bench.listening.clear();
+    for seconds in [30, 31, 599] {
+        bench.probes(STRANGER, &[80], after(seconds));
+    }
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.services, 4);
+    bench.probes(STRANGER, &[80], after(600));
+    assert_eq!(bench.held(), [STRANGER]);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Engine {
         }
     }
 
-    /// Whether something listens on the probe's port. What a listener of ours was told is for no service.
+    /// Whether something serves the probe's port, or did so lately. What a listener of ours was told is for no service.
     fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut Ask<'_>) -> bool {
         if probe.scan_type == ScanType::Connect {
             return false;
@@ -95,27 +95,22 @@ impl Engine {
             ..
         } = *probe;
         let known = self.guard.services.lookup(protocol, dest, port, now.mono);
-        let is_enough = |bound: bool, asked: Mono| {
-            bound || fresh == Freshness::WithinASecond || asked == now.mono
+        let is_enough = |service: bool, asked: Mono| {
+            service || fresh == Freshness::WithinASecond || asked == now.mono
         };
-        if let Some((bound, _)) = known.filter(|&(bound, asked)| is_enough(bound, asked)) {
-            return bound;
+        if let Some((service, _)) = known.filter(|&(service, asked)| is_enough(service, asked)) {
+            return service;
         }
         let Some(bound) = self.ask(Question::IsService, probe, now, ask) else {
             return true;
         };
-        let services = &mut self.guard.services;
-        services.keep(protocol, dest, port, bound, now.mono);
-        if bound {
+        if (self.guard.services).learn(protocol, dest, port, bound, now.mono) {
             return true;
         }
         match self.ask(Question::IsRedirected, probe, now, ask) {
             None => true,
-            Some(false) => false,
-            Some(true) => {
-                let services = &mut self.guard.services;
-                services.keep_redirected(protocol, dest, port, now.mono);
-                true
+            Some(redirected) => {
+                redirected && (self.guard.services).learn(protocol, dest, port, true, now.mono)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the kernel lately said about our ports: bound, or nobody there.
+//! What the kernel lately said about our ports: somebody serves them, or nobody is there.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -10,25 +10,28 @@ use crate::probe::Protocol;
 /// How long an answer may be used again.
 const HOLDS: Duration = Duration::from_secs(1);
 
-/// The same for a port that is handed on: what comes late, after its connection is over, can no longer be asked about.
-const REDIRECTED_HOLDS: Duration = Duration::from_secs(10 * 60);
+/// How long a port whose service is gone is still no trap. The service may be restarting, and its clients try again meanwhile; and
+/// what comes late to a port that is handed on, after its connection is over, can no longer be asked about.
+const OUTLIVES: Duration = Duration::from_secs(10 * 60);
 
-/// Answers kept at most; a newer one takes the place of one that shares its hash.
-const ANSWERS: usize = 1024;
+/// Ports kept at most, of either kind; a newer one takes the place of one that shares its hash.
+const PORTS: usize = 1024;
 
-/// Answers to "is something bound to this address and port?", each good for a second, and ports that are handed on.
+/// Answers to "does anybody serve this address and port?", each good for a second, and which ports were served lately.
 pub struct KnownServices {
-    answers: Box<[Option<Answer>]>,
+    answers: Ports<Answer>,
+    /// When it was last heard that the port is served. Apart from the answers, so that no scan of unused ports drives them out.
+    served: Ports<Mono>,
     key: RandomState,
 }
 
+type Port = (Protocol, SocketAddr);
+type Ports<T> = Box<[Option<(Port, T)>]>;
+
 #[derive(Clone, Copy)]
 struct Answer {
-    protocol: Protocol,
-    at: SocketAddr,
-    bound: bool,
+    service: bool,
     asked: Mono,
-    holds: Duration,
 }
 
 impl KnownServices {
@@ -41,50 +44,48 @@ impl KnownServices {
         port: u16,
         now: Mono,
     ) -> Option<(bool, Mono)> {
-        let at = SocketAddr::new(address, port);
-        let answer = self.answers[self.index(protocol, at)]?;
-        let is_it = answer.protocol == protocol
-            && answer.at == at
-            && now.since(answer.asked) < answer.holds;
-        is_it.then_some((answer.bound, answer.asked))
+        let port = (protocol, SocketAddr::new(address, port));
+        let answer = find(&self.answers, self.index(port), port)?;
+        (now.since(answer.asked) < HOLDS).then_some((answer.service, answer.asked))
     }
 
-    /// Keeps an answer.
-    pub fn keep(&mut self, protocol: Protocol, address: IpAddr, port: u16, bound: bool, now: Mono) {
-        self.put(Answer {
-            protocol,
-            at: SocketAddr::new(address, port),
-            bound,
-            asked: now,
-            holds: HOLDS,
-        });
+    /// Keeps what the kernel says, that somebody serves this port or nobody does, and returns whether it is a service's: one that
+    /// was served in the last ten minutes still is.
+    pub fn learn(
+        &mut self,
+        protocol: Protocol,
+        address: IpAddr,
+        port: u16,
+        served: bool,
+        now: Mono,
+    ) -> bool {
+        let port = (protocol, SocketAddr::new(address, port));
+        let index = self.index(port);
+        if served {
+            self.served[index] = Some((port, now));
+        }
+        let service =
+            find(&self.served, index, port).is_some_and(|last| now.since(last) < OUTLIVES);
+        let asked = now;
+        self.answers[index] = Some((port, Answer { service, asked }));
+        service
     }
 
-    /// Keeps that what comes to this port is handed on to somebody else, who serves it.
-    pub fn keep_redirected(&mut self, protocol: Protocol, address: IpAddr, port: u16, now: Mono) {
-        self.put(Answer {
-            protocol,
-            at: SocketAddr::new(address, port),
-            bound: true,
-            asked: now,
-            holds: REDIRECTED_HOLDS,
-        });
+    fn index(&self, port: Port) -> usize {
+        let low_bits = self.key.hash_one(port) % PORTS as u64;
+        usize::try_from(low_bits).expect("a remainder below PORTS, which is a usize")
     }
+}
 
-    fn put(&mut self, answer: Answer) {
-        self.answers[self.index(answer.protocol, answer.at)] = Some(answer);
-    }
-
-    fn index(&self, protocol: Protocol, at: SocketAddr) -> usize {
-        let low_bits = self.key.hash_one((protocol, at)) % ANSWERS as u64;
-        usize::try_from(low_bits).expect("a remainder below ANSWERS, which is a usize")
-    }
+fn find<T: Copy>(ports: &Ports<T>, index: usize, port: Port) -> Option<T> {
+    ports[index].and_then(|(it, known)| (it == port).then_some(known))
 }
 
 impl Default for KnownServices {
     fn default() -> Self {
         Self {
-            answers: vec![None; ANSWERS].into(),
+            answers: vec![None; PORTS].into(),
+            served: vec![None; PORTS].into(),
             key: RandomState::new(),
         }
     }
@@ -94,24 +95,41 @@ impl Default for KnownServices {
 mod tests {
     use super::*;
 
+    const TCP: Protocol = Protocol::Tcp;
+
+    fn addresses() -> (IpAddr, IpAddr) {
+        ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap())
+    }
+
     #[test]
     fn an_answer_holds_for_a_second_and_for_its_own_port_alone() {
         let mut known = KnownServices::default();
-        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let (a, b) = addresses();
         let t0 = Mono(10_000);
-        known.keep(Protocol::Tcp, a, 22, true, t0);
-        assert_eq!(
-            known.lookup(Protocol::Tcp, a, 22, t0.later(HOLDS / 2)),
-            Some((true, t0))
-        );
-        assert_eq!(known.lookup(Protocol::Tcp, a, 22, t0.later(HOLDS)), None);
-        known.keep_redirected(Protocol::Tcp, a, 80, t0);
-        let late = t0.later(Duration::from_secs(599));
-        assert_eq!(known.lookup(Protocol::Tcp, a, 80, late), Some((true, t0)));
+        assert!(known.learn(TCP, a, 22, true, t0));
+        let soon = t0.later(HOLDS / 2);
+        assert_eq!(known.lookup(TCP, a, 22, soon), Some((true, t0)));
+        assert_eq!(known.lookup(TCP, a, 22, t0.later(HOLDS)), None);
         assert_eq!(known.lookup(Protocol::Udp, a, 22, t0), None);
-        assert_eq!(known.lookup(Protocol::Tcp, b, 22, t0), None);
-        assert_eq!(known.lookup(Protocol::Tcp, a, 23, t0), None);
-        known.keep(Protocol::Tcp, a, 22, false, t0);
-        assert_eq!(known.lookup(Protocol::Tcp, a, 22, t0), Some((false, t0)));
+        assert_eq!(known.lookup(TCP, b, 22, t0), None);
+        assert_eq!(known.lookup(TCP, a, 23, t0), None);
+        assert!(!known.learn(TCP, b, 22, false, soon));
+        assert_eq!(known.lookup(TCP, b, 22, soon), Some((false, soon)));
+    }
+
+    #[test]
+    fn a_service_that_is_gone_still_counts_for_ten_minutes() {
+        let mut known = KnownServices::default();
+        let (a, b) = addresses();
+        let t0 = Mono(10_000);
+        let nearly = t0.later(OUTLIVES - HOLDS);
+        known.learn(TCP, a, 80, true, t0);
+        for port in 1..=65_535 {
+            known.learn(TCP, b, port, false, t0);
+        }
+        assert!(known.learn(TCP, a, 80, false, nearly));
+        assert_eq!(known.lookup(TCP, a, 80, nearly), Some((true, nearly)));
+        assert!(!known.learn(TCP, a, 80, false, t0.later(OUTLIVES)));
+        assert!(!known.learn(TCP, b, 80, false, nearly), "another address");
     }
 }

@@ -160,3 +160,25 @@ fn who_still_talks_to_a_service_that_has_gone_is_no_scanner() {
     daemon.assert_nobody_is_banned();
     assert_eq!(daemon.counter("hits"), 0);
 }
+
+#[test]
+fn clients_of_a_service_that_is_restarting_are_no_scanners() {
+    let Pair { host, stranger } = &Pair::new();
+    let web: Vec<_> = [80, 443]
+        .map(|port| host.serve(at(Pair::HOST), port))
+        .into();
+    let daemon = Daemon::start(host, TOUCHY);
+    for port in [80, 443] {
+        assert!(stranger.reaches(at(Pair::HOST), port));
+    }
+    daemon.has_counted("services", 2);
+    drop(web);
+    for port in [80, 443, 80] {
+        assert!(!stranger.reaches(at(Pair::HOST), port));
+    }
+    daemon.has_counted("services", 5);
+    daemon.assert_nobody_is_banned();
+    // What nobody has served is a trap still.
+    stranger.knock(at(Pair::HOST), [8080]);
+    daemon.element("banned4", Pair::STRANGER);
+}
