@@ -5,7 +5,7 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test test-kernel compliance distro bench deny
+.PHONY: help setup build demo run test test-kernel compliance distro bench deny manual
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -48,3 +48,6 @@ bench: setup ## measure, and print the figures: from probe to drop, replay, memo
 
 deny: ## licences, sources and advisories of what we depend on (needs cargo-deny)
 	cargo deny check
+
+manual: ## write packaging/man and packaging/completions anew, after a flag or a key has changed
+	PORTSENTRY_MANUAL=write cargo test --locked --test manual

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Complaints, Config, Loaded};
 use crate::control::{self, AskError, Line, Listed, Request};
@@ -110,6 +110,12 @@ const USAGE: u8 = 2;
 
 /// Exit status: the configuration is to blame (EX_CONFIG of sysexits.h).
 const CONFIGURATION: u8 = 78;
+
+/// All that can be typed but 1.2's flags, as clap knows it: the manual page and the completions are made of this.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs what was typed.
 #[must_use]

@@ -911,3 +911,11 @@ fn an_ignore_file_of_any_name_is_read_as_1_2_read_it_after_the_conversion_too() 
     let (ignored, warnings) = super::super::ignore::read(&again.ignore).unwrap();
     assert_eq!((ignored.len(), warnings.iter().count()), (1, 1));
 }
+
+#[test]
+fn the_manual_page_names_every_key() {
+    let page = include_str!("../../../packaging/man/portsentry.conf.5");
+    for key in KEYS.iter().copied().chain(["TCP_MODE", "UDP_MODE"]) {
+        assert!(page.contains(&format!("\\fB{key}\\fR")), "{key}");
+    }
+}
