@@ -10,7 +10,7 @@ use crate::control::{self, Line, Request};
 use crate::engine::explain::{Explanation, Standing};
 use crate::engine::{Engine, Order, Unbanned};
 use crate::history::Seq;
-use crate::policy::{Ban, Reason};
+use crate::policy::{Ban, Crowd, Reason};
 use crate::source::{NotASource, Source};
 
 /// What a request came to.
@@ -110,6 +110,7 @@ impl Outcome {
                 asked: asked.clone(),
                 source: None,
                 ban: None,
+                within: 0,
             }));
         }
         for lifted in unbanned.lifted {
@@ -117,6 +118,7 @@ impl Outcome {
                 asked: asked.clone(),
                 source: Some(lifted.source.to_string()),
                 ban: lifted.ban.as_ref().map(|ban| listed(ban, now)),
+                within: lifted.within,
             }));
         }
         unbanned.failures
@@ -169,6 +171,16 @@ pub fn explained(
             .map(|until| until.since(now.mono).as_secs()),
         past: known.past.map_or(0, |past| past.count),
         next: known.next_length.map(|length| length.as_secs()),
+        neighbours: known.crowds.iter().map(neighbours).collect(),
+    }
+}
+
+fn neighbours((crowd, may_be_banned): &(Crowd, bool)) -> control::Neighbours {
+    control::Neighbours {
+        prefix: crowd.prefix.to_string(),
+        banned: crowd.count,
+        needed: crowd.needed,
+        may_be_banned: *may_be_banned,
     }
 }
 

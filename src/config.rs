@@ -283,6 +283,12 @@ pub struct BanRules {
     pub ipv4_prefix: u8,
     /// How many bits of an IPv6 source a ban covers, 16 to 128.
     pub ipv6_prefix: u8,
+    /// When many banned IPv4 neighbours become one ban, the longest prefix first; empty: never.
+    pub ipv4_rollup: Vec<RollUp>,
+    /// The same for IPv6.
+    pub ipv6_rollup: Vec<RollUp>,
+    /// What a ban must rest on to count towards that.
+    pub rollup_confirm: Confirm,
     /// What a clean stop does to running bans.
     pub on_stop: OnStop,
     /// Active bans at most.
@@ -291,6 +297,24 @@ pub struct BanRules {
     pub rate: u32,
     /// Who makes bans real, in this order.
     pub responders: Vec<ResponderKind>,
+}
+
+/// `16 in /56`: so many bans in one prefix of that length become one ban of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RollUp {
+    /// How many, at least two.
+    pub count: u32,
+    /// The length of the prefix in bits.
+    pub prefix_len: u8,
+}
+
+/// What proves that a source is who it says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// Nothing is asked for: packets count whose sender may be forged.
+    None,
+    /// A TCP handshake with a trap.
+    Handshake,
 }
 
 /// `ban.on_stop`
@@ -602,6 +626,22 @@ impl Default for Config {
                 memory: Some(Duration::from_secs(90 * 24 * 3600)),
                 ipv4_prefix: 32,
                 ipv6_prefix: 64,
+                ipv4_rollup: Vec::new(),
+                ipv6_rollup: vec![
+                    RollUp {
+                        count: 4,
+                        prefix_len: 64,
+                    },
+                    RollUp {
+                        count: 16,
+                        prefix_len: 56,
+                    },
+                    RollUp {
+                        count: 64,
+                        prefix_len: 48,
+                    },
+                ],
+                rollup_confirm: Confirm::Handshake,
                 on_stop: OnStop::Keep,
                 limit: 200_000,
                 rate: 1000,
@@ -715,15 +755,35 @@ impl BanRules {
         self.responders.contains(&kind)
     }
 
-    /// The widest ban that may stand for `source` by these rules.
+    /// Whom a ban that shuts out all of `source` may name by these rules: itself, the prefix that a ban of it would cover, and those
+    /// that it may have been rolled up into. The narrowest first, each once.
     #[must_use]
-    pub fn widest(&self, source: Source) -> Source {
-        let length = if source.address().is_ipv4() {
+    pub fn covering(&self, source: Source) -> Vec<Source> {
+        let width = if source.address().is_ipv4() {
             self.ipv4_prefix
         } else {
             self.ipv6_prefix
         };
-        Source::prefix(source.address(), length.min(source.prefix_len()))
+        let wider = self.rollups(source).iter().map(|step| step.prefix_len);
+        let mut covering: Vec<Source> = [source.prefix_len(), width]
+            .into_iter()
+            .chain(wider)
+            .filter(|length| *length <= source.prefix_len())
+            .map(|length| Source::prefix(source.address(), length))
+            .collect();
+        covering.sort_by_key(|covering| std::cmp::Reverse(covering.prefix_len()));
+        covering.dedup();
+        covering
+    }
+
+    /// What may become of many bans of the family that `source` is of.
+    #[must_use]
+    pub fn rollups(&self, source: Source) -> &[RollUp] {
+        if source.address().is_ipv4() {
+            &self.ipv4_rollup
+        } else {
+            &self.ipv6_rollup
+        }
     }
 }
 

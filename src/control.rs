@@ -233,6 +233,21 @@ pub struct Explained {
     pub past: u32,
     /// Seconds that the next ban would last; absent: for ever.
     pub next: Option<u64>,
+    /// The prefixes around it in which neighbours are banned that may become one ban.
+    pub neighbours: Vec<Neighbours>,
+}
+
+/// Banned neighbours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbours {
+    /// The prefix they share.
+    pub prefix: String,
+    /// How many of their bans count.
+    pub banned: u32,
+    /// So many become one ban of the prefix.
+    pub needed: u32,
+    /// Whether the prefix may be banned: it holds nobody who must not be.
+    pub may_be_banned: bool,
 }
 
 /// A probe that counts.
@@ -257,6 +272,8 @@ pub struct Lifted {
     pub source: Option<String>,
     /// The ban as it was known; absent: it stood in the kernel alone.
     pub ban: Option<Listed>,
+    /// Bans that lay within it and go on.
+    pub within: u64,
 }
 
 /// What a reload did.

@@ -33,6 +33,7 @@ mod meddling;
 mod post;
 mod programs;
 mod report;
+mod rollup;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -75,6 +76,8 @@ pub struct Engine {
     complaints: Complaints,
     /// Bans that some responder has still to make real, and that people are to be told of then.
     untold: HashMap<Source, Untold>,
+    /// Prefixes that have been rolled up, and of which people are to be told when some responder has made that real.
+    untold_rollups: HashSet<Source>,
     /// Reports that wait for names.
     reports: Reports,
     /// How many more lines may tell of those who are dealt with already.
@@ -137,6 +140,8 @@ pub struct Lifted {
     pub source: Source,
     /// The ban as we knew it; `None`: it stood in the kernel alone.
     pub ban: Option<Ban>,
+    /// How many bans lie within it, and go on: counted where somebody asked for this one.
+    pub within: u64,
 }
 
 /// How a responder is.
@@ -176,16 +181,19 @@ impl Engine {
     /// An engine that holds no bans yet.
     #[must_use]
     pub fn new(config: Config, guard: Guard, crew: Crew, recorder: Recorder) -> Self {
+        let mut bans = Bans::default();
+        bans.roll_up_by(&config.ban);
         Self {
             detector: Detector::new(&config.detect),
             config,
             guard,
-            bans: Bans::default(),
+            bans,
             world: Agreement::new(crew),
             recorder,
             counters: Counters::default(),
             complaints: Complaints::default(),
             untold: HashMap::new(),
+            untold_rollups: HashSet::new(),
             reports: Reports::default(),
             repeats: Budget::new(REPEATS),
             alarms: Budget::new(ALARMS),
@@ -296,6 +304,7 @@ impl Engine {
         }
         for source in &over {
             self.untold.remove(source);
+            self.untold_rollups.remove(source);
         }
         self.world.end(&over, now);
         if let Some(words) = self.undo_by_program(&over, now) {
@@ -389,13 +398,13 @@ impl Engine {
             .collect();
         found.retain(|source| source.prefix_len() <= target.prefix_len());
         let mut failures = Vec::new();
-        let candidates = [target, self.config.ban.widest(target)];
-        for candidate in candidates {
-            if found.contains(&candidate) {
+        let candidates = self.config.ban.covering(target);
+        for candidate in &candidates {
+            if found.contains(candidate) {
                 continue;
             }
-            match self.world.hold(candidate) {
-                Ok(true) => found.push(candidate),
+            match self.world.hold(*candidate) {
+                Ok(true) => found.push(*candidate),
                 Ok(false) => {}
                 Err(failure) => failures.push(failure),
             }
@@ -406,6 +415,9 @@ impl Engine {
             .extend(self.world.done_for(&found, now).err());
         unbanned.failures.extend(failures);
         self.follow_up(now);
+        for lifted in &mut unbanned.lifted {
+            lifted.within = self.bans.count_within(lifted.source);
+        }
         // Also where nothing was found: a list of the world that is under way may have it.
         if let Some(lifted) = &mut self.lifted_since_start {
             lifted.extend(candidates);
@@ -438,10 +450,15 @@ impl Engine {
     /// Takes bans out of memory that the world was told to lift, and tells history.
     fn lifted(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
         let mut unbanned = Unbanned::default();
+        let mut forgiven = Vec::new();
         for &source in sources {
             let ban = self.bans.remove(source);
             self.untold.remove(&source);
+            self.untold_rollups.remove(&source);
             self.detector.forget(source);
+            if how == Ending::Unban && ban.as_ref().is_some_and(|it| it.origin == Origin::RollUp) {
+                forgiven.push((source, now.wall));
+            }
             if let Some(lifted) = &mut self.lifted_since_start {
                 lifted.insert(source);
             }
@@ -452,8 +469,13 @@ impl Engine {
                 by: by.into(),
             };
             unbanned.recorded = unbanned.recorded.max(self.record(end, now.mono));
-            unbanned.lifted.push(Lifted { source, ban });
+            unbanned.lifted.push(Lifted {
+                source,
+                ban,
+                within: 0,
+            });
         }
+        self.bans.forgive(&forgiven);
         log_each(sources, |source| lifted(*source, how, by));
         unbanned
     }
@@ -478,7 +500,7 @@ impl Engine {
         let (friends, bans): (Vec<Ban>, Vec<Ban>) = bans
             .into_iter()
             .filter(|ban| !is_old(ban.source))
-            .partition(|ban| self.guard.friend(ban.source).is_some());
+            .partition(|ban| self.is_guarded(ban));
         self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
         self.counters.replayed += bans.len() as u64;
         for ban in bans {
@@ -564,6 +586,7 @@ impl Engine {
             self.detector = Detector::new(&config.detect);
         }
         self.guard.reconfigure(&config, ignored);
+        self.bans.roll_up_by(&config.ban);
         self.config = config;
         self.spare_friends(now);
         self.lift_friends(now);
@@ -589,11 +612,10 @@ impl Engine {
     }
 
     fn lift_friends(&mut self, now: Now) {
-        let is_friend = |ban: &&Ban| self.guard.friend(ban.source).is_some();
         let friends = self
             .bans
             .iter()
-            .filter(is_friend)
+            .filter(|ban| self.is_guarded(ban))
             .map(|ban| ban.source)
             .collect();
         self.end_friends(friends, now);

@@ -105,16 +105,26 @@ impl Guard {
     #[must_use]
     pub fn source_of(&self, address: IpAddr) -> Source {
         let alone = Source::from(address);
-        let (length, is_link_local) = match alone.address() {
-            IpAddr::V4(v4) => (self.ipv4_prefix, v4.is_link_local()),
-            IpAddr::V6(v6) => (self.ipv6_prefix, v6.is_unicast_link_local()),
+        let length = match alone.address() {
+            IpAddr::V4(_) => self.ipv4_prefix,
+            IpAddr::V6(_) => self.ipv6_prefix,
         };
         let prefix = Source::prefix(alone.address(), length);
-        let is_near = || self.facts.meets_link(&prefix.net());
-        if prefix.is_address() || is_link_local || is_near() || self.friend(prefix).is_some() {
-            return alone;
+        if self.may_be_wide(prefix) {
+            prefix
+        } else {
+            alone
         }
-        prefix
+    }
+
+    /// Whether a scan may have all of this prefix banned: it holds nobody who must not be, nor neighbours on a link of ours.
+    #[must_use]
+    pub fn may_be_wide(&self, prefix: Source) -> bool {
+        let is_link_local = match prefix.address() {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !is_link_local && !self.facts.meets_link(&prefix.net()) && self.friend(prefix).is_none()
     }
 
     /// Why `source` is never banned, if so: it is a friend, or a prefix that holds one.

@@ -10,9 +10,11 @@ use crate::source::Source;
 
 mod bans;
 mod reason;
+mod rollup;
 
 pub use bans::{Bans, MAX_PAST, Past};
 pub use reason::{Reason, Summary, Unit};
+pub use rollup::{Crowd, roll_up};
 
 /// What to do about a scan.
 #[must_use]
@@ -115,6 +117,8 @@ pub enum Origin {
     Scan,
     /// `portsentry ban`.
     Command,
+    /// Many bans of neighbours became one.
+    RollUp,
     /// Found in the kernel: somebody added it there with `nft`, or we died before history had it.
     Adopted,
 }
@@ -146,12 +150,13 @@ impl End {
 }
 
 impl Origin {
-    /// The word that history keeps: `scan`, `command`, `adopted`.
+    /// The word that history keeps: `scan`, `command`, `rollup`, `adopted`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Scan => "scan",
             Self::Command => "command",
+            Self::RollUp => "rollup",
             Self::Adopted => "adopted",
         }
     }
@@ -159,7 +164,7 @@ impl Origin {
     /// The origin of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Scan, Self::Command, Self::Adopted]
+        [Self::Scan, Self::Command, Self::RollUp, Self::Adopted]
             .into_iter()
             .find(|origin| origin.name() == name)
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use super::history::write_row;
 use super::{Asked, Client, Failure, ago, print};
 use crate::clock::Now;
-use crate::control::{Explained, Line, Request};
+use crate::control::{Explained, Line, Neighbours, Request};
 use crate::history::{History as Store, Row};
 use crate::log::span;
 
@@ -103,6 +103,23 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
             "  bans that are over and make the next one longer: {}",
             known.past
         )?;
+    }
+    for near in &known.neighbours {
+        let Neighbours {
+            prefix,
+            banned,
+            needed,
+            ..
+        } = near;
+        write!(
+            out,
+            "  banned in {prefix}: {banned} of the {needed} that become one ban of it"
+        )?;
+        if near.may_be_banned {
+            writeln!(out)?;
+        } else {
+            writeln!(out, ", but not all of it may be banned")?;
+        }
     }
     if let Some(muted) = known.muted {
         writeln!(

@@ -199,6 +199,7 @@ fn tell_lifted(client: &Client, bans: Vec<Listed>) -> Result<(), Failure> {
                 asked: None,
                 source: Some(ban.source.clone()),
                 ban: Some(ban),
+                within: 0,
             };
             writeln!(out, "{}", unban::sentence(&lifted, now))
         })

@@ -86,7 +86,7 @@ impl Migrate {
             .collect();
         let findings = Findings::look(self.old(chosen)?, &self.hosts_deny, |address| {
             let source = Source::from(address);
-            let covering = [source, config.ban.widest(source)];
+            let covering = config.ban.covering(source);
             config.command.ban.is_some() && covering.iter().any(|it| running.contains_key(it))
         });
         let plan = |(address, found): (&IpAddr, &Found)| {

@@ -165,7 +165,7 @@ fn without_history(config: &Config, requests: &[Request], cause: &history::Error
                 .iter()
                 .filter_map(|text| text.parse::<Source>().ok());
             let covering: Vec<Source> = sources
-                .flat_map(|source| [source, config.ban.widest(source)])
+                .flat_map(|source| config.ban.covering(source))
                 .collect();
             responders.unban(&covering)
         }

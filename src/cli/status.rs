@@ -125,6 +125,13 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             "  scans     {}: {} banned, {spared} spared",
             n.scans, n.bans
         )?;
+        if n.rolled_up > 0 {
+            writeln!(
+                out,
+                "            so many neighbours banned that they became one ban: {}",
+                n.rolled_up
+            )?;
+        }
         for trouble in &status.troubles {
             writeln!(out, "  trouble   {trouble}")?;
         }

@@ -78,9 +78,8 @@ impl Unban {
             text.push_str("; the names are those of the default configuration");
         }
         text.push_str("):");
-        let widest = |source: &Source| client.config.ban.widest(*source);
-        let covering = self.sources.iter().flat_map(|one| [*one, widest(one)]);
-        let covering: BTreeSet<Source> = covering.collect();
+        let covering = |source: &Source| client.config.ban.covering(*source);
+        let covering: BTreeSet<Source> = self.sources.iter().flat_map(covering).collect();
         for kind in &client.config.ban.responders {
             for line in respond::by_hand(*kind, &client.config, &covering, self.all) {
                 let _ = write!(text, "\n  {line}");
@@ -119,6 +118,13 @@ pub(super) fn sentence(one: &Lifted, now: Now) -> String {
                 None => "permanent".to_owned(),
             };
             let _ = write!(text, " ({}; {}; {left})", ban.reason, ago(ban.start, now));
+        }
+    }
+    match one.within {
+        0 => {}
+        1 => text.push_str("; a ban within it goes on"),
+        more => {
+            let _ = write!(text, "; {more} bans within it go on");
         }
     }
     text

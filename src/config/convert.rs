@@ -114,8 +114,9 @@ mod tests {
 
     use super::super::value::merged;
     use super::super::{
-        BanRules, CommandLine, Commands, HostFact, HostsDeny, Ignore, IgnoreFile, Listen, Log,
-        LogRate, Method, Mode, OnStop, ResponderKind, Response, RouteKind, Watch, When, parse,
+        BanRules, CommandLine, Commands, Confirm, HostFact, HostsDeny, Ignore, IgnoreFile, Listen,
+        Log, LogRate, Method, Mode, OnStop, ResponderKind, Response, RollUp, RouteKind, Watch,
+        When, parse,
     };
     use super::*;
     use crate::policy::Unit;
@@ -221,6 +222,7 @@ mod tests {
             (banner, chain, line) in (any_text(), "[a-z][A-Z_.-]{0,27}", "[a-zA-Z]{1,9} ?: ?\\{source\\}( : [A-Z]{1,5})?"),
             (file, text, blocked) in (any_path(), prop::option::of(any_path()), prop::option::of(any_path())),
             log in prop::option::of((1..=1_000_000_u32, prop::sample::select(vec![1_u64, 60, 3600, 86_400]))),
+            rollups in prop::sample::subsequence(vec![8_u8, 16, 20, 24, 31], 0..=4),
             (yes, no) in any::<(bool, bool)>(),
             (ignored, old) in (prop::collection::vec(any_path(), 0..3), prop::collection::vec(any_path(), 0..3)),
         ) -> Config {
@@ -241,6 +243,8 @@ mod tests {
                     duration,
                     max: None,
                     memory,
+                    ipv4_rollup: rollups.into_iter().rev().map(|prefix_len| RollUp { count: u32::from(33 - prefix_len), prefix_len }).collect(),
+                    rollup_confirm: if no { Confirm::None } else { Confirm::Handshake },
                     on_stop: if yes { OnStop::Remove } else { OnStop::Keep },
                     responders: vec![ResponderKind::Command, ResponderKind::HostsDeny],
                     ..default.ban

@@ -4,14 +4,15 @@
 //! table.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ignore::Syntax;
 use super::value::{Faults, Value};
 use super::write;
 use super::{
-    Config, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind, Response, RouteKind,
-    When,
+    Config, Confirm, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind, Response,
+    RollUp, RouteKind, When,
 };
 use crate::policy::Unit;
 
@@ -85,6 +86,15 @@ pub(super) const KEYS: &[Key] = &[
         at => write::duration(*at)),
     key!("ban.ipv4_prefix", ban.ipv4_prefix: value => value.number(8..=32), at => at.to_string()),
     key!("ban.ipv6_prefix", ban.ipv6_prefix: value => value.number(16..=128), at => at.to_string()),
+    key!("ban.ipv6_rollup", ban.ipv6_rollup:
+        value => rollups(value, 16..=127),
+        at => write::list(at.iter().map(write::rollup))),
+    key!("ban.ipv4_rollup", ban.ipv4_rollup:
+        value => rollups(value, 8..=31),
+        at => write::list(at.iter().map(write::rollup))),
+    key!("ban.rollup_confirm", ban.rollup_confirm:
+        value => value.word(CONFIRM),
+        at => write::word(CONFIRM, *at)),
     key!("ban.on_stop", ban.on_stop:
         value => value.word(ON_STOP),
         at => write::word(ON_STOP, *at)),
@@ -184,6 +194,7 @@ const ROUTES: &[(&str, RouteKind)] = &[
     ("prohibit", RouteKind::Prohibit),
 ];
 const UNITS: &[(&str, Unit)] = &[("ports", Unit::Ports), ("hits", Unit::Hits)];
+const CONFIRM: &[(&str, Confirm)] = &[("none", Confirm::None), ("handshake", Confirm::Handshake)];
 const ON_STOP: &[(&str, OnStop)] = &[("keep", OnStop::Keep), ("remove", OnStop::Remove)];
 const RESPONDERS: &[(&str, ResponderKind)] = &[
     named(ResponderKind::Nftables),
@@ -282,6 +293,30 @@ fn responders(value: &Value<'_>) -> Result<Vec<ResponderKind>, Faults> {
         return Err(value.fault("names a responder twice; name each once"));
     }
     Ok(responders)
+}
+
+/// The longest prefix first, whatever the order in the file. A wider one takes more bans than any within it: else that one
+/// would never come about.
+fn rollups(value: &Value<'_>, lengths: RangeInclusive<u8>) -> Result<Vec<RollUp>, Faults> {
+    const AT_MOST: usize = 4;
+    let mut rollups = value.list("[\"16 in /56\"]", |element| element.rollup(lengths.clone()))?;
+    rollups.sort_by_key(|rollup| std::cmp::Reverse(rollup.prefix_len));
+    let is_odd = |pair: &[RollUp]| {
+        let [narrow, wide] = pair else { return false };
+        narrow.prefix_len == wide.prefix_len || narrow.count >= wide.count
+    };
+    if rollups.windows(2).any(is_odd) {
+        return Err(value.fault(
+            "must name each length once, and more bans for a wider prefix, as in [\"16 in /56\", \"64 in /48\"]",
+        ));
+    }
+    if rollups.len() > AT_MOST {
+        return Err(value.fault(format!(
+            "names {} lengths; name {AT_MOST} at most",
+            rollups.len()
+        )));
+    }
+    Ok(rollups)
 }
 
 #[cfg(test)]

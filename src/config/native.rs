@@ -393,7 +393,7 @@ mod tests {
 /p.toml:3:1: unknown key "window" in [ban]; it belongs in [detect]
   window = "1m"
   ^~~~~~
-/p.toml:4:1: unknown key "foo" in [ban]; known: "duration", "escalate", "max", "memory", "ipv4_prefix", "ipv6_prefix", "on_stop", "limit", "rate", "responders"
+/p.toml:4:1: unknown key "foo" in [ban]; known: "duration", "escalate", "max", "memory", "ipv4_prefix", "ipv6_prefix", "ipv6_rollup", "ipv4_rollup", "rollup_confirm", "on_stop", "limit", "rate", "responders"
   foo = 1
   ^~~
 /p.toml:6:1: unknown key "socket" in [udp]; it belongs in [control]

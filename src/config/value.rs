@@ -4,6 +4,7 @@
 
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeValue};
 
 use super::complaint::{quoted, suggestion};
-use super::{CommandLine, LogRate, ignore};
+use super::{CommandLine, LogRate, RollUp, ignore};
 
 /// What stands behind a key, and where.
 #[derive(Clone, Debug)]
@@ -287,6 +288,25 @@ impl<'a> Value<'a> {
             })
     }
 
+    /// So many bans in a prefix of such a length.
+    pub(super) fn rollup(&self, lengths: RangeInclusive<u8>) -> Result<RollUp, Faults> {
+        let text = self.text()?;
+        let rollup = text.split_once(" in /").and_then(|(count, length)| {
+            Some(RollUp {
+                count: digits(count).filter(|count| (2..=10_000_000).contains(count))?,
+                prefix_len: digits(length).filter(|length| lengths.contains(length))?,
+            })
+        });
+        rollup.ok_or_else(|| {
+            self.refuse(&format!(
+                "how many bans, at least 2, in a prefix of which length, /{} to /{}, such as \"16 in /{}\"",
+                lengths.start(),
+                lengths.end(),
+                if *lengths.end() < 32 { 24 } else { 56 }
+            ))
+        })
+    }
+
     /// A line of hosts.deny, with a place for the address.
     pub(super) fn hosts_line(&self) -> Result<String, Faults> {
         let text = self.text()?;
@@ -426,11 +446,16 @@ fn whole(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
+/// The number that `text` is, in digits and nothing else.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_digits)
+}
+
 impl LogRate {
     /// `packets` in digits, each unit's name being asked for by `is_unit`.
     pub(super) fn new(packets: &str, is_unit: impl Fn(&str) -> bool) -> Option<Self> {
-        let digits = packets.bytes().all(|byte| byte.is_ascii_digit());
-        let packets = packets.parse().ok().filter(|_| digits)?;
+        let packets = digits(packets)?;
         let (_, per) = LOG_UNITS.iter().find(|(name, _)| is_unit(name))?;
         (1..=1_000_000)
             .contains(&packets)
@@ -440,9 +465,7 @@ impl LogRate {
 
 /// The port that `text` names in digits, with or without blanks around them.
 pub(super) fn port(text: &str) -> Option<u16> {
-    let text = text.trim();
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
+    digits(text.trim())
 }
 
 /// The same ports in order, each once.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::value::LOG_UNITS;
-use super::{CommandLine, LogRate};
+use super::{CommandLine, LogRate, RollUp};
 
 /// A text in quotes.
 pub(super) fn text(text: &str) -> String {
@@ -87,6 +87,11 @@ pub(super) fn log_rate(rate: Option<LogRate>) -> String {
         }
         None => String::new(),
     })
+}
+
+/// So many bans in a prefix of such a length.
+pub(super) fn rollup(RollUp { count, prefix_len }: &RollUp) -> String {
+    text(&format!("{count} in /{prefix_len}"))
 }
 
 /// A program and its arguments as a list, a line for the shell as a text; none is an empty list.

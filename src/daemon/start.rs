@@ -127,8 +127,22 @@ impl Replay {
                 self.cursor = cursor;
                 Ok(false)
             }
-            None => Ok(true),
+            None => {
+                self.forgive(engine)?;
+                Ok(true)
+            }
         }
+    }
+
+    /// Where somebody has lifted a roll-up, the bans in it before that still do not count towards the next.
+    fn forgive(&self, engine: &mut Engine) -> Result<(), history::Error> {
+        let mut lifted = Vec::new();
+        for prefix in engine.crowded() {
+            let at = self.history.rollup_lifted(prefix)?;
+            lifted.extend(at.map(|at| (prefix, at)));
+        }
+        engine.forgive(&lifted);
+        Ok(())
     }
 }
 

@@ -79,6 +79,9 @@ impl Engine {
                         None => made.push((source, vec![deed])),
                     }
                 }
+                Happened::InForce(source, _) if self.untold_rollups.remove(&source) => {
+                    self.tell_of_rollup(source, now);
+                }
                 Happened::InForce(..) => {}
                 Happened::NotInForce(source) => refused.push(source),
                 Happened::Trouble(name, words) => troubles.push((name, words)),

@@ -25,7 +25,9 @@ pub struct Counters {
     pub scans: u64,
     /// … that led to a ban.
     pub bans: u64,
-    /// … that were logged alone, as configured.
+    /// Prefixes in which so many were banned that they became one ban.
+    pub rolled_up: u64,
+    /// Scans that were logged alone, as configured.
     pub logged: u64,
     /// … spared because `ban.limit` was reached.
     pub spared_limit: u64,

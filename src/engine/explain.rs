@@ -7,7 +7,7 @@ use super::Engine;
 use crate::clock::Now;
 use crate::detect::Evidence;
 use crate::guard::Friend;
-use crate::policy::{Ban, Past, length_of_next};
+use crate::policy::{Ban, Crowd, Past, length_of_next};
 use crate::source::Source;
 
 /// What is known of an address.
@@ -25,6 +25,8 @@ pub struct Explanation {
     pub past: Option<Past>,
     /// How long the next ban would last; `None`: for ever.
     pub next_length: Option<Duration>,
+    /// The prefixes around it in which neighbours are banned that may become one ban, and whether all of each may be banned.
+    pub crowds: Vec<(Crowd, bool)>,
 }
 
 /// A ban, and where it stands.
@@ -46,7 +48,10 @@ impl Engine {
             ban,
         });
         let past = self.bans.past(source);
+        let crowds = self.bans.crowds(source).filter(|crowd| crowd.count > 0);
+        let crowds = crowds.map(|crowd| (crowd, self.guard.may_be_wide(crowd.prefix)));
         Explanation {
+            crowds: crowds.collect(),
             source,
             friend: self.guard.friend(Source::from(address)),
             bans: bans.collect(),

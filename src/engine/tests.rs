@@ -15,6 +15,7 @@ use crate::probe::Protocol;
 use crate::probe::ScanType;
 use crate::respond::{self, Deed, HeldClock, Prepared, Responder, Responders};
 
+mod rollup;
 mod telling;
 mod threads;
 

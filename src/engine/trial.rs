@@ -251,6 +251,7 @@ impl Engine {
             return;
         }
         let is_for_programs_alone = !self.world.has_responders();
+        let parts: Vec<Source> = bans.iter().map(|(ban, _)| ban.source).collect();
         self.world
             .ban(&bans.iter().map(|(ban, _)| ban).collect::<Vec<_>>(), now);
         for (ban, alarm) in &bans {
@@ -280,6 +281,7 @@ impl Engine {
                 self.ban_by_programs_alone(source, alarm, now);
             }
         }
+        self.roll_up(&parts, now);
     }
 
     /// Has the only ones who can ban this source do so: the admin's programs.

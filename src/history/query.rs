@@ -187,6 +187,21 @@ impl History {
         Ok(rows)
     }
 
+    /// When somebody last lifted a ban that this prefix had been rolled up into; `None`: nobody has.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn rollup_lifted(&self, prefix: Source) -> Result<Option<Wall>, Error> {
+        let sql = "SELECT max(ended) FROM ban INDEXED BY ban_source
+                   WHERE source = ?1 AND origin = 'rollup' AND ended_how = 'unban'";
+        let mut lifted = None;
+        self.each(sql, [prefix.to_string()], |row| {
+            lifted = row.get::<_, Option<i64>>(0)?.map(Wall);
+            Ok(())
+        })?;
+        Ok(lifted)
+    }
+
     /// The bans that run at `now` and cover `address`, the oldest first.
     ///
     /// # Errors

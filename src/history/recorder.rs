@@ -93,7 +93,7 @@ impl Recorder {
     pub fn push(&self, record: Record) -> Result<Seq, Full> {
         let is_strangers = match &record {
             Record::Scan { .. } | Record::Line { .. } => true,
-            Record::Ban(ban) => ban.origin == Origin::Scan,
+            Record::Ban(ban) => matches!(ban.origin, Origin::Scan | Origin::RollUp),
             Record::End { .. } => false,
         };
         let mut state = self.shared.lock();

@@ -6,7 +6,9 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use super::Ban;
+use super::rollup::{Crowd, Neighbours};
 use crate::clock::{Mono, Now, Wall};
+use crate::config::BanRules;
 use crate::source::Source;
 
 /// What is banned, as we intend it. Only the engine changes it.
@@ -18,6 +20,7 @@ pub struct Bans {
     /// How many running bans have each prefix length, IPv4 and IPv6: a look-up tries only these.
     lengths_v4: Lengths,
     lengths_v6: Lengths,
+    neighbours: Neighbours,
     past: HashMap<Source, Past>,
     begun: Begun,
 }
@@ -64,6 +67,7 @@ impl Bans {
             Some((_, count)) => *count += 1,
             None => lengths.push((ban.source.prefix_len(), 1)),
         }
+        self.neighbours.add(&ban);
         self.running.insert(ban.source, ban);
         replaced
     }
@@ -71,6 +75,7 @@ impl Bans {
     /// Takes the ban of exactly this source away, and leaves no memory of it.
     pub fn remove(&mut self, source: Source) -> Option<Ban> {
         let ban = self.running.remove(&source)?;
+        self.neighbours.remove(&ban);
         if let Some(end) = ban.end {
             self.ends.remove(&(end.mono, source));
         }
@@ -154,6 +159,41 @@ impl Bans {
             .filter_map(move |&(length, _)| self.running.get(&Source::prefix(address, length)))
     }
 
+    /// Counts neighbours by these rules from now on.
+    pub fn roll_up_by(&mut self, rules: &BanRules) {
+        self.neighbours.follow(rules, self.running.values());
+    }
+
+    /// The prefixes of `source` that may become one ban, and how many neighbours are banned in each; the widest first.
+    pub fn crowds(&self, source: Source) -> impl Iterator<Item = Crowd> {
+        self.neighbours.crowds(source)
+    }
+
+    /// How many prefixes are counted for.
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> usize {
+        self.neighbours.counted()
+    }
+
+    /// Prefixes that would be rolled up if one more were banned in them. Walks over all that are counted: for the start alone.
+    #[must_use]
+    pub fn crowded(&self) -> Vec<Source> {
+        let is_open = |prefix: &Source| !self.running.contains_key(prefix);
+        self.neighbours.crowded().filter(is_open).collect()
+    }
+
+    /// Somebody has lifted, each at that time, the bans that these prefixes had been rolled up into: what was banned in them until then
+    /// counts no more, nor for wider ones.
+    pub fn forgive(&mut self, lifted: &[(Source, Wall)]) {
+        if lifted.is_empty() {
+            return;
+        }
+        for (prefix, at) in lifted {
+            self.neighbours.forgive(*prefix, *at);
+        }
+        self.neighbours.count(self.running.values());
+    }
+
     /// All running bans, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Ban> {
         self.running.values()
@@ -175,6 +215,18 @@ impl Bans {
         };
         let alike = lengths.iter().find(|(it, _)| *it == source.prefix_len());
         alike.map_or(0, |(_, count)| *count)
+    }
+
+    /// How many running bans lie within this prefix. Walks over all of them: to answer people.
+    #[must_use]
+    pub fn count_within(&self, prefix: Source) -> u64 {
+        let is_within = |ban: &&Ban| {
+            ban.source.prefix_len() > prefix.prefix_len() && prefix.covers(ban.source.address())
+        };
+        if prefix.is_address() {
+            return 0;
+        }
+        self.iter().filter(is_within).map(|_| 1).sum()
     }
 
     /// Whether nobody is banned.
@@ -199,6 +251,7 @@ impl Bans {
     /// Drops what ended before that moment: its memory is over.
     pub fn forget_before(&mut self, moment: Wall) {
         self.past.retain(|_, past| past.last_end >= moment);
+        self.neighbours.forget_before(moment);
     }
 
     /// How many scans were acted on within the current second.

@@ -90,6 +90,12 @@ impl fmt::Display for Summary {
 }
 
 impl Summary {
+    /// Whether all its probes were TCP handshakes that were completed: nobody can do so in another's name.
+    #[must_use]
+    pub fn is_confirmed(self) -> bool {
+        (self.protocol, self.scan_type) == (Some(Protocol::Tcp), Some(ScanType::Connect))
+    }
+
     /// Reads what [`Display`](fmt::Display) wrote, and nothing else.
     fn parse(text: &str) -> Option<Self> {
         let (scan_type, rest) = text.split_once(" scan, ")?;

@@ -37,6 +37,9 @@ mod table;
 /// Floods.
 mod flood;
 
+/// Many banned neighbours that become one ban.
+mod rollup;
+
 /// What others do to our table.
 mod meddling;
 
