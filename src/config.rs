@@ -394,8 +394,21 @@ pub struct Nftables {
     pub priority: i32,
     /// Dropped packets that the kernel logs; `None`: none.
     pub log: Option<LogRate>,
+    /// Whether we alone may change it.
+    pub own: Own,
     /// Whether the start goes on where this cannot work.
     pub optional: bool,
+}
+
+/// `nftables.own`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Where the kernel can.
+    Auto,
+    /// Or not at all.
+    On,
+    /// Never.
+    Off,
 }
 
 /// `nftables.log`: at most so many, in so long, from each of our sets.
@@ -652,6 +665,7 @@ impl Default for Config {
                 hook: Hook::Prerouting,
                 priority: -310,
                 log: None,
+                own: Own::Off,
                 optional: false,
             },
             iptables: Iptables {

@@ -23,7 +23,7 @@ pub use events::{Events, Heard, Program, Step, Transaction};
 pub use friends::{FriendSet, Friends};
 pub use line::Line;
 pub use read::Found;
-pub use shape::{BanSet, ChainShape, Expr, MARK, Rule, SetShape, rules};
+pub use shape::{BanSet, ChainShape, Expr, MARK, Owner, Rule, SetShape, rules};
 
 /// What the kernel said, in words for an admin, with the remedy where there is one.
 #[must_use]

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{Asked, Client, Failure, ago, offline, print};
 use crate::clock::Now;
+use crate::config::Own;
 use crate::control::{AskError, Lifted, Line, Request};
 use crate::log::span;
 use crate::respond;
@@ -76,6 +77,9 @@ impl Unban {
         let mut text = "this frees the address by hand (what is not there is no matter".to_owned();
         if client.spoilt.is_some() {
             text.push_str("; the names are those of the default configuration");
+        }
+        if client.config.nftables.own != Own::Off {
+            text.push_str("; nft is refused as long as the daemon runs: end it first");
         }
         text.push_str("):");
         let covering = |source: &Source| client.config.ban.covering(*source);

@@ -115,7 +115,7 @@ mod tests {
     use super::super::value::merged;
     use super::super::{
         BanRules, CommandLine, Commands, Confirm, HostFact, HostsDeny, Ignore, IgnoreFile, Listen,
-        Log, LogRate, Method, Mode, OnStop, ResponderKind, Response, RollUp, RouteKind, Watch,
+        Log, LogRate, Method, Mode, OnStop, Own, ResponderKind, Response, RollUp, RouteKind, Watch,
         When, parse,
     };
     use super::*;
@@ -250,6 +250,7 @@ mod tests {
                     ..default.ban
                 },
                 nftables: super::super::Nftables {
+                    own: if yes { Own::Auto } else { Own::On },
                     log: log.map(|(packets, per)| LogRate { packets, per: Duration::from_secs(per) }),
                     optional: no,
                     ..default.nftables

@@ -11,8 +11,8 @@ use super::ignore::Syntax;
 use super::value::{Faults, Value};
 use super::write;
 use super::{
-    Config, Confirm, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, ResponderKind, Response,
-    RollUp, RouteKind, When,
+    Config, Confirm, Hook, HostFact, IgnoreFile, Method, Mode, OnStop, Own, ResponderKind,
+    Response, RollUp, RouteKind, When,
 };
 use crate::policy::Unit;
 
@@ -111,6 +111,7 @@ pub(super) const KEYS: &[Key] = &[
         value => value.number(-400..=400),
         at => at.to_string()),
     key!("nftables.log", nftables.log: value => value.log_rate(), at => write::log_rate(*at)),
+    key!("nftables.own", nftables.own: value => value.word(OWN), at => write::word(OWN, *at)),
     key!("nftables.optional", nftables.optional: value => value.boolean(), at => at.to_string()),
     key!("iptables.chain", iptables.chain: value => value.chain_name(), at => write::text(at)),
     key!("iptables.optional", iptables.optional: value => value.boolean(), at => at.to_string()),
@@ -204,6 +205,7 @@ const RESPONDERS: &[(&str, ResponderKind)] = &[
     named(ResponderKind::Command),
 ];
 const HOOKS: &[(&str, Hook)] = &[("prerouting", Hook::Prerouting), ("input", Hook::Input)];
+const OWN: &[(&str, Own)] = &[("auto", Own::Auto), ("on", Own::On), ("off", Own::Off)];
 const WHEN: &[(&str, When)] = &[("after", When::After), ("before", When::Before)];
 const FACTS: &[(&str, HostFact)] = &[
     ("addresses", HostFact::Addresses),

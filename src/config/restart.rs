@@ -58,6 +58,7 @@ const KEYS: &[(&str, Keep)] = &[
     key!("nftables.hook", nftables.hook, Nftables),
     key!("nftables.priority", nftables.priority, Nftables),
     key!("nftables.log", nftables.log, Nftables),
+    key!("nftables.own", nftables.own, Nftables),
     key!("nftables.optional", nftables.optional, Nftables),
     key!("iptables", iptables, Iptables),
     key!("route", route, Route),

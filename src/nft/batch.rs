@@ -11,11 +11,15 @@ use nftnl::expr::{
 };
 use nftnl::set::{Set, SetKey};
 use nftnl::{Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Table};
+use nix::errno::Errno;
 
 use super::element::{Comment, Element, Wire};
 use super::ffi::{self, Statement};
 use super::friends::{FriendSet, Friends};
-use super::shape::{BanSet, ChainShape, Expr, LOG_BURST, LOG_LEVEL, LOG_PREFIX, Rule, SetShape};
+use super::line::Line;
+use super::shape::{
+    BanSet, ChainShape, Expr, LOG_BURST, LOG_LEVEL, LOG_PREFIX, OWNED, Rule, SetShape,
+};
 
 /// A name that a table can have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,26 @@ impl std::fmt::Display for TableName {
     }
 }
 
+impl Line {
+    /// Whether this kernel knows tables that belong to who has made them: 6.9 and later do. Makes one and deletes it, which nobody
+    /// sees.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn can_own(&mut self) -> Result<bool, Errno> {
+        let name = format!("portsentry-{}", self.port()?);
+        let name = TableName::new(&name).ok_or(Errno::EINVAL)?;
+        let mut change = Change::new(&name);
+        ffi::add_new_table(&mut change.batch, &name.0, None, OWNED);
+        change.delete_table();
+        match self.commit(&change.finish()) {
+            Ok(()) => Ok(true),
+            Err(Errno::EOPNOTSUPP) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
 /// A transaction in the making.
 pub struct Change {
     table: Table,
@@ -63,9 +87,16 @@ impl Change {
         }
     }
 
-    /// Makes the table, with this comment. The transaction fails if there is one of that name.
-    pub fn create_table(&mut self, comment: &Comment) {
-        ffi::add_new_table(&mut self.batch, self.table.get_name(), comment);
+    /// Makes the table, with this comment, and where it `is_owned` as one that the line which commits this alone may change.
+    /// The transaction fails if there is one of that name, and on kernels before 6.9 if it `is_owned`.
+    pub fn create_table(&mut self, comment: &Comment, is_owned: bool) {
+        let flags = if is_owned { OWNED } else { 0 };
+        ffi::add_new_table(&mut self.batch, self.table.get_name(), Some(comment), flags);
+    }
+
+    /// Makes a table whose owner is gone that of the line which commits this.
+    pub fn own_table(&mut self) {
+        ffi::add_table_flags(&mut self.batch, self.table.get_name(), OWNED);
     }
 
     /// Deletes the table with all that is in it.
@@ -346,7 +377,7 @@ mod tests {
         let sets = BanSet::for_prefixes(24, 64);
         let mut change = Change::new(&name());
         change.delete_table();
-        change.create_table(&Comment::new(MARK).unwrap());
+        change.create_table(&Comment::new(MARK).unwrap(), false);
         for set in &sets {
             change.create_set(&set.name(), &set.shape(1));
         }
@@ -373,7 +404,7 @@ mod tests {
         let wanted = ChainShape::at(crate::config::Hook::Input, -310);
         let banned = element([192, 0, 2, 10].into());
         let mut change = Change::new(&name());
-        change.create_table(&Comment::new(MARK).unwrap());
+        change.create_table(&Comment::new(MARK).unwrap(), false);
         change.create_set(&sets[3].name(), &sets[3].shape(1));
         change.create_chain(&wanted, &rules(&sets, log()));
         change.add(BanSet::ADDRESSES4, &[&banned]);

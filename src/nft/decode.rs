@@ -20,6 +20,8 @@ const REGISTER: u32 = 1;
 pub(super) struct TableRead {
     pub(super) handle: u64,
     pub(super) flags: u32,
+    /// The port of the netlink socket it belongs to; 0: none.
+    pub(super) owner: u32,
     pub(super) comment: Option<String>,
 }
 
@@ -30,6 +32,7 @@ pub(super) fn table(message: &[u8]) -> Option<TableRead> {
     Some(TableRead {
         handle: long(table, sys::NFTNL_TABLE_HANDLE).unwrap_or(0),
         flags: number(table, sys::NFTNL_TABLE_FLAGS),
+        owner: number(table, sys::NFTNL_TABLE_OWNER),
         comment: table
             .data(sys::NFTNL_TABLE_USERDATA)
             .and_then(decode_comment),

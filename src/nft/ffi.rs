@@ -105,27 +105,43 @@ pub(super) fn add_quietly<T: NlMsg>(batch: &mut Batch, message: &T, msg_type: Ms
     batch.add(&Quiet(message), msg_type);
 }
 
-/// The message that makes a table which is not there yet, with a comment.
-struct NewTable(Owned<sys::nftnl_table>);
+/// The message that makes a table which is not there yet, with a comment; or that changes the flags of one that is.
+struct NewTable {
+    table: Owned<sys::nftnl_table>,
+    flags: u16,
+}
 
 /// Adds the message that makes the table. A table of that name that is already there fails the batch.
-pub(super) fn add_new_table(batch: &mut Batch, name: &CStr, comment: &Comment) {
+pub(super) fn add_new_table(batch: &mut Batch, name: &CStr, comment: Option<&Comment>, flags: u32) {
+    let table = flagged_table(name, flags);
+    if let Some(data) = comment.map(Comment::encode) {
+        // SAFETY: libnftnl copies `len` bytes from the pointer, and both are those of `data`.
+        unsafe {
+            sys::nftnl_table_set_data(
+                table.as_ptr(),
+                attr(sys::NFTNL_TABLE_USERDATA),
+                data.as_ptr().cast(),
+                len(&data),
+            )
+        };
+    }
+    let flags = CREATE | EXCLUSIVE;
+    batch.add(&NewTable { table, flags }, MsgType::Add);
+}
+
+/// Adds the message that gives these flags to a table that is there.
+pub(super) fn add_table_flags(batch: &mut Batch, name: &CStr, flags: u32) {
+    let table = flagged_table(name, flags);
+    batch.add(&NewTable { table, flags: 0 }, MsgType::Add);
+}
+
+fn flagged_table(name: &CStr, flags: u32) -> Owned<sys::nftnl_table> {
     let table = Owned::<sys::nftnl_table>::new();
     // SAFETY: the table is ours and alive; libnftnl copies the string, which ends in NUL.
     unsafe { sys::nftnl_table_set_str(table.as_ptr(), attr(sys::NFTNL_TABLE_NAME), name.as_ptr()) };
     // SAFETY: as above, with a number.
-    unsafe { sys::nftnl_table_set_u32(table.as_ptr(), attr(sys::NFTNL_TABLE_FLAGS), 0) };
-    let data = comment.encode();
-    // SAFETY: libnftnl copies `len` bytes from the pointer, and both are those of `data`.
-    unsafe {
-        sys::nftnl_table_set_data(
-            table.as_ptr(),
-            attr(sys::NFTNL_TABLE_USERDATA),
-            data.as_ptr().cast(),
-            len(&data),
-        )
-    };
-    batch.add(&NewTable(table), MsgType::Add);
+    unsafe { sys::nftnl_table_set_u32(table.as_ptr(), attr(sys::NFTNL_TABLE_FLAGS), flags) };
+    table
 }
 
 // SAFETY: a name of at most 255 bytes (longer ones are refused by TableName) and a comment of at most 130 are far
@@ -133,11 +149,10 @@ pub(super) fn add_new_table(batch: &mut Batch, name: &CStr, comment: &Comment) {
 unsafe impl NlMsg for NewTable {
     unsafe fn write(&self, buf: *mut c_void, seq: u32, _: MsgType) {
         // SAFETY: `buf` has room for the largest message, by our caller's promise; a header is 20 bytes of it.
-        let header = unsafe {
-            sys::nftnl_nlmsg_build_hdr(buf.cast(), NEW_TABLE, INET, CREATE | EXCLUSIVE, seq)
-        };
+        let header =
+            unsafe { sys::nftnl_nlmsg_build_hdr(buf.cast(), NEW_TABLE, INET, self.flags, seq) };
         // SAFETY: `header` lies in `buf`, whose room is enough for this small table, which is alive.
-        unsafe { sys::nftnl_table_nlmsg_build_payload(header, self.0.as_ptr()) };
+        unsafe { sys::nftnl_table_nlmsg_build_payload(header, self.table.as_ptr()) };
     }
 }
 

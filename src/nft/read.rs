@@ -12,7 +12,7 @@ use super::element::Element;
 use super::friends::{FriendSet, Friends};
 use super::line::Line;
 use super::request::Request;
-use super::shape::{BanSet, ChainShape, MARK, Rule, SetShape, is_marked};
+use super::shape::{BanSet, ChainShape, MARK, OWNED, Owner, Rule, SetShape, is_marked};
 
 /// How often a set is listed at most. The kernel remembers only how far it has come, by count: when its hash table
 /// grows or it collects expired elements meanwhile, some come twice and others not at all. So a list is done when
@@ -24,8 +24,10 @@ const PASSES: usize = 5;
 pub struct Found {
     /// A number that no other table of this boot had or will have.
     pub handle: u64,
-    /// `NFT_TABLE_F_…`
+    /// `NFT_TABLE_F_…`, but for those that `owner` tells.
     pub flags: u32,
+    /// Who may change it.
+    pub owner: Owner,
     /// What stands under its name.
     pub comment: Option<String>,
     /// Those of its sets that have the names of ours for bans.
@@ -43,7 +45,7 @@ impl Found {
         self.comment.as_deref().is_some_and(is_marked)
     }
 
-    /// Whether the table itself, whatever is in it, is as we would make it: in our format, and not asleep.
+    /// Whether the table itself, whatever is in it and whoever owns it, is as we would make it: in our format, and not asleep.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.comment.as_deref() == Some(MARK) && self.flags == 0
@@ -93,7 +95,8 @@ impl Line {
         }
         Ok(Some(Found {
             handle: read.handle,
-            flags: read.flags,
+            flags: read.flags & !OWNED,
+            owner: Owner::of(read.flags, read.owner),
             comment: read.comment,
             sets,
             friend_sets,

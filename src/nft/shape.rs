@@ -16,6 +16,13 @@ pub const MARK: &str = "portsentry format 2";
 /// How a comment of any format begins.
 const ANY_MARK: &str = "portsentry format ";
 
+/// `NFT_TABLE_F_OWNER`: one netlink socket alone may change the table. `NFT_TABLE_F_PERSIST`: it stays when that is closed.
+const OWNER: u32 = 2;
+const PERSIST: u32 = 4;
+
+/// The flags of a table that is kept for whoever makes it.
+pub(super) const OWNED: u32 = OWNER | PERSIST;
+
 /// Room beyond what is asked for, at least: expired elements count until they are collected, and admins add some of their own.
 const HEADROOM: u32 = 16_384;
 
@@ -64,6 +71,28 @@ const DISCOVERY: [u8; 2] = [133, 136];
 /// Whether a table with this comment is ours, whatever its format.
 pub(super) fn is_marked(comment: &str) -> bool {
     comment.starts_with(ANY_MARK)
+}
+
+/// Who may change a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Everybody with the right to.
+    Anybody,
+    /// The same, until somebody takes it over: its owner is gone.
+    Gone,
+    /// The netlink socket of this port alone.
+    Port(u32),
+}
+
+impl Owner {
+    /// By the table's flags, and the port that it names.
+    pub(super) fn of(flags: u32, port: u32) -> Self {
+        match flags & OWNED {
+            0 => Self::Anybody,
+            PERSIST => Self::Gone,
+            _ => Self::Port(port),
+        }
+    }
 }
 
 /// A set of bans: single addresses (`banned4`, `banned6`), or prefixes of one length (`banned6_64`).

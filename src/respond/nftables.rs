@@ -4,6 +4,7 @@
 //! reads in a listing. How any of that is said to the kernel is `nft`'s business.
 
 mod friends;
+mod own;
 mod prepare;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,12 @@ pub struct Nftables {
     /// Who is let through whatever is banned; `None`: nobody has said yet, and whoever is, stays.
     friends: Option<Friends>,
     handle: Option<u64>,
+    /// Whether the table is to be ours alone, as it is configured.
+    own: config::Own,
+    /// Whether it is; `None`: that is not found out yet.
+    is_owner: Option<bool>,
+    /// Our port, by which the kernel tells to whom a table belongs.
+    port: u32,
     /// Whether the table was found gone or changed since somebody last asked.
     lost: bool,
     /// What others do to the table; `None`: nobody listens.
@@ -70,6 +77,9 @@ impl Nftables {
                 nftables.table.escape_default()
             ))
         })?;
+        let port = line
+            .port()
+            .map_err(|errno| trouble(format!("cannot tell our netlink port: {}", said(errno))))?;
         let configured = BanSet::for_prefixes(bans.ipv4_prefix, bans.ipv6_prefix);
         Ok(Self {
             line,
@@ -81,6 +91,9 @@ impl Nftables {
             configured,
             friends: None,
             handle: None,
+            own: nftables.own,
+            is_owner: None,
+            port,
             lost: false,
             events: None,
         })

@@ -43,6 +43,9 @@ mod rollup;
 /// What others do to our table.
 mod meddling;
 
+/// A table that is the daemon's alone.
+mod own;
+
 /// Several responders together.
 mod responders;
 

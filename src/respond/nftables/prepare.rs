@@ -53,7 +53,8 @@ impl Nftables {
     }
 
     fn prepare_once(&mut self) -> Result<Prepared, Step> {
-        let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
+        self.find_out_whether_to_own()?;
+        let found = self.own_what_is_left()?;
         self.sets.clone_from(&self.configured);
         let prepared = match found {
             None => {
@@ -61,6 +62,7 @@ impl Nftables {
                 Prepared::Created
             }
             Some(found) if !found.is_marked() => return Err(Step(Doing::Recognise, Errno::EEXIST)),
+            Some(found) if self.is_anothers(&found) => return Err(Step(Doing::Own, Errno::EPERM)),
             Some(found) => {
                 self.keep_sets_with_bans(&found)?;
                 let spared = self.line.friends(&self.table, &found);
@@ -118,6 +120,7 @@ impl Nftables {
 
     pub(super) fn is_right(&self, found: &Found) -> bool {
         found.is_current()
+            && self.is_owned_rightly(found)
             && self.sets.iter().all(|set| self.fits(found, *set))
             && found.sets.iter().all(|(set, _)| self.sets.contains(set))
             && FriendSet::ALL.iter().all(|set| found.has(*set))
@@ -129,7 +132,7 @@ impl Nftables {
 
     fn create(&mut self) -> Result<(), Step> {
         let mut change = Change::new(&self.table);
-        change.create_table(&mark());
+        change.create_table(&mark(), self.is_owner());
         for set in FriendSet::ALL {
             change.create_set(set.name(), &set.shape());
         }
@@ -143,10 +146,10 @@ impl Nftables {
         self.commit(change).map_err(Doing::Create.at())
     }
 
-    /// Sets in the right shape are not touched. If the table itself is of another format, or somebody's own chain
+    /// Sets in the right shape are not touched. If the table itself is of another format or owner, or somebody's own chain
     /// holds on to what must go, all of it is made anew.
     fn rebuild(&mut self, found: &Found, spared: &Friends) -> Result<(), Step> {
-        if found.is_current() {
+        if found.is_current() && self.is_owned_rightly(found) {
             match self.rebuild_parts(found, spared, false) {
                 Err(Step(Doing::Rebuild, Errno::EBUSY)) => {}
                 outcome => return outcome,
@@ -167,7 +170,7 @@ impl Nftables {
         let mut change = Change::new(&self.table);
         if all {
             change.delete_table();
-            change.create_table(&mark());
+            change.create_table(&mark(), self.is_owner());
         } else {
             for (chain, _) in &found.chains {
                 change.delete_chain(&chain.name);
@@ -215,6 +218,9 @@ impl Nftables {
         if !found.is_marked() {
             return Err(Step(Doing::Recognise, Errno::EEXIST));
         }
+        if self.is_anothers(&found) {
+            return Err(Step(Doing::Own, Errno::EPERM));
+        }
         let mut change = Change::new(&self.table);
         change.delete_table();
         match self.line.commit(&change.finish()) {
@@ -246,6 +252,7 @@ pub(super) struct Step(pub(super) Doing, pub(super) Errno);
 pub(super) enum Doing {
     Look,
     Recognise,
+    Own,
     List,
     Create,
     Rebuild,
@@ -267,6 +274,19 @@ impl Doing {
                      another name"
                 );
             }
+            Self::Own if errno == Errno::EOPNOTSUPP => {
+                return format!(
+                    "table inet {table} cannot be made one that belongs to portsentry alone: this kernel has none (Linux 6.9 does); set \
+                     nftables.own in the configuration to \"auto\" or \"off\""
+                );
+            }
+            Self::Own if errno == Errno::EPERM => {
+                return format!(
+                    "table inet {table} belongs to another program, which alone may change it as long as it runs (\"nft list table inet \
+                     {table}\" names it); end that, or set nftables.table in the configuration to another name"
+                );
+            }
+            Self::Own => "take over",
             Self::Spare => "let those that the ignore lists name through",
             Self::Look => "look at",
             Self::List => "list the bans in",

@@ -14,6 +14,7 @@ use crate::policy::{End, Origin, Summary, Unit};
 use crate::probe::{Protocol, ScanType};
 
 mod friends;
+mod own;
 
 const FILE: &str = include_str!("../../../nft/portsentry.nft");
 const MINUTE: Duration = Duration::from_secs(60);

@@ -1,0 +1,70 @@
+//! A table that belongs to the daemon alone, on kernels that have such: Linux 6.9 and later.
+
+use crate::lab::{Daemon, Host, Pair, at};
+
+fn is_new_enough(host: &Host) -> bool {
+    let release = host.run("uname -r");
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut number = || numbers.next().expect("there").expect("a number");
+    (number(), number()) >= (6, 9)
+}
+
+#[test]
+fn nobody_else_takes_bans_away_or_adds_some_while_the_daemon_runs() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let mut daemon = Daemon::new(host, "nftables.own = \"on\"");
+    if !is_new_enough(host) {
+        let said = daemon.run_to_its_end();
+        assert_eq!(said.status, 1, "{said:?}");
+        assert!(daemon.log().contains("Linux 6.9"), "{}", daemon.log());
+        return;
+    }
+    daemon.restart();
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    host.nft("flush ruleset");
+    assert!(host.element("banned4", Pair::STRANGER).is_some());
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+    let element = format!("element inet portsentry banned4 {{ {} }}", Pair::STRANGER);
+    for words in [&format!("delete {element}"), "delete table inet portsentry"] {
+        let said = host.try_nft(words);
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("Operation not permitted"), "{said}");
+    }
+    assert_eq!(daemon.counter("repairs"), 0);
+    // A set that the table did not have is made in it.
+    daemon.ok(&["ban", "198.51.100.0/24"]);
+    daemon.element("banned4_24", "198.51.100.0");
+    daemon.ok(&["unban", Pair::STRANGER]);
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+
+    // Once it has ended, the table is anybody's, and stays: also for a command without a daemon.
+    daemon.kill9();
+    daemon.ok(&["ban", Pair::STRANGER]);
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+    host.nft(&format!("delete {element}"));
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+    daemon.restart();
+    daemon.element("banned4", Pair::STRANGER);
+    daemon.element("banned4_24", "198.51.100.0");
+    host.nft("flush ruleset");
+    assert!(host.element("banned4", Pair::STRANGER).is_some());
+    daemon.stop();
+    daemon.ok(&["withdraw"]);
+    assert_eq!(host.nft("list tables"), "");
+}
+
+#[test]
+fn a_configuration_without_it_makes_the_table_anybodys_again() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "nftables.own = \"auto\"");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    daemon.stop();
+    daemon.configure("");
+    daemon.restart();
+    daemon.element("banned4", "203.0.113.7");
+    let listing = host.nft("list table inet portsentry");
+    assert!(!listing.contains("\tflags owner"), "{listing}");
+    host.nft("delete element inet portsentry banned4 { 203.0.113.7 }");
+}
