@@ -1,5 +1,7 @@
 //! Stops, restarts and crashes: what stays, what comes back.
 
+use std::time::Instant;
+
 use crate::lab::{Daemon, Host, Pair, at, eventually};
 
 /// Waits until less than its whole time is left of a ban.
@@ -261,4 +263,62 @@ fn a_clock_that_is_behind_history_is_not_believed() {
     let list = daemon.json("list");
     let start = |n: usize| list[n]["start"].as_i64().expect("a time");
     assert!(start(1) >= start(0), "time goes on from there: {list}");
+}
+
+/// The stranger scans; how many seconds its ban lasts from its beginning.
+fn scans(stranger: &Host, daemon: &Daemon<'_>) -> u64 {
+    stranger.knock(at(Pair::HOST), 21..=23);
+    let length = eventually("it is banned", || daemon.json("list")[0]["length"].as_u64());
+    // As far as the next start can know.
+    eventually("history has it", || {
+        let rows = daemon.json("history");
+        (rows[0]["running"] == true).then_some(())
+    });
+    length
+}
+
+#[test]
+fn each_ban_lasts_longer_than_the_one_before_whatever_befalls_the_daemon() {
+    let Pair { host, stranger } = &Pair::new();
+    let rules = "ban.duration = \"2s\"\nban.escalate = 3\nban.max = \"7s\"\n";
+    let mut daemon = Daemon::start(host, rules);
+    let is_over = |daemon: &Daemon<'_>| {
+        let rows = daemon.json("history");
+        (rows[0]["running"] == false).then_some(())
+    };
+    assert_eq!(scans(stranger, &daemon), 2);
+    eventually("the first ends", || is_over(&daemon));
+    daemon.stop();
+    daemon.restart();
+    assert_eq!(scans(stranger, &daemon), 6);
+    // The second ends while nobody looks.
+    daemon.kill9();
+    eventually("the second ends", || is_over(&daemon));
+    daemon.restart();
+    assert_eq!(scans(stranger, &daemon), 7, "the longest there is");
+    // The third runs over a restart, and is none of those before it.
+    daemon.stop();
+    daemon.restart();
+    eventually("the third ends", || is_over(&daemon));
+    assert_eq!(scans(stranger, &daemon), 7);
+    let told = daemon.ok(&["history", Pair::STRANGER]);
+    let steps: Vec<&str> = told
+        .lines()
+        .filter_map(|row| row.split_once("banned for ")?.1.split_once(':'))
+        .map(|(length, _)| length)
+        .collect();
+    assert_eq!(steps, ["7s", "7s", "6s", "2s"], "{told}");
+
+    // One that was lifted does not count, nor do those that memory has lost.
+    daemon.ok(&["unban", Pair::STRANGER]);
+    let said = daemon.ok(&["explain", Pair::STRANGER]);
+    assert!(said.contains("make the next one longer: 3\n"), "{said}");
+    daemon.stop();
+    daemon.configure(&format!("{rules}ban.memory = \"1s\"\n"));
+    let since = Instant::now();
+    eventually("memory is over", || {
+        (since.elapsed().as_secs() >= 1).then_some(())
+    });
+    daemon.restart();
+    assert_eq!(scans(stranger, &daemon), 2);
 }
