@@ -21,7 +21,7 @@ use crate::config::{OnStop, WatchMode};
 use crate::control::Server;
 use crate::engine::{Engine, Question};
 use crate::history::StateLock;
-use crate::host::{FileWatch, Flows, Host, Services};
+use crate::host::{FileWatch, Flows, Host, Resolver, Services};
 use crate::listen::Listeners;
 use crate::log;
 use crate::probe::Probe;
@@ -30,6 +30,7 @@ mod background;
 mod clients;
 mod errands;
 mod follow;
+mod friends;
 mod holder;
 mod leases;
 mod notices;
@@ -59,6 +60,9 @@ struct Daemon {
     services: Services,
     flows: Flows,
     ignore_watch: FileWatch,
+    /// What tells of name servers and of logins.
+    surroundings: FileWatch,
+    resolvers: Vec<Resolver>,
     errands: Errands,
     signals: SignalFd,
     epoll: Epoll,
@@ -87,6 +91,7 @@ struct Later {
     accept: Option<Mono>,
     host: Option<Mono>,
     listing: Option<Mono>,
+    logins: Option<Mono>,
     look: Option<Mono>,
     prune: Option<Mono>,
 }
@@ -95,6 +100,8 @@ struct Later {
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// How long after a failure this host's addresses are listed again.
 const HOST_AGAIN: Duration = Duration::from_secs(5);
+/// How long after something has happened to sessions it is looked who is logged in.
+const LOGINS_AFTER: Duration = Duration::from_millis(200);
 /// How long after a failure the kernel's bans are listed again.
 const LISTING_AGAIN: Duration = Duration::from_secs(60);
 /// How often it is looked, while somebody is banned, whether bans are in force: for what nobody tells.
@@ -116,6 +123,7 @@ enum Token {
     Listen,
     Responder,
     Meddling,
+    Surroundings,
     Capture(usize),
     Client(u64),
 }
@@ -189,6 +197,7 @@ impl Daemon {
             accept,
             host,
             listing,
+            logins,
             look,
             prune,
         } = self.later;
@@ -199,6 +208,7 @@ impl Daemon {
             accept,
             host,
             listing,
+            logins,
             look,
             prune,
         ];
@@ -233,6 +243,7 @@ impl Daemon {
             Token::Meddling => self.engine.notice(now),
             Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
+            Token::Surroundings => self.surroundings_move(now),
             Token::Signal => self.signal(now),
         }
         Ok(())
@@ -312,6 +323,9 @@ impl Daemon {
         if is_due(&mut self.later.listing) {
             self.list_the_world()?;
         }
+        if is_due(&mut self.later.logins) {
+            self.engine.logins_changed(now);
+        }
         if is_due(&mut self.later.look) && !self.engine.bans().is_empty() {
             self.engine.reconcile(now);
         }
@@ -380,6 +394,7 @@ impl Daemon {
         self.add(self.listeners.fd(), Token::Listen)?;
         self.add(self.host.fd(), Token::Host)?;
         self.add(self.ignore_watch.fd(), Token::Ignore)?;
+        self.add(self.surroundings.fd(), Token::Surroundings)?;
         self.add(self.engine.recorder().fd(), Token::History)?;
         self.watch_errands()?;
         if let Some(fd) = self.engine.responders_fd() {
@@ -449,8 +464,9 @@ impl Token {
             Self::Listen => 8,
             Self::Responder => 9,
             Self::Meddling => 10,
-            Self::Capture(which) => count(which) << 8 | 11,
-            Self::Client(id) => id << 8 | 12,
+            Self::Surroundings => 11,
+            Self::Capture(which) => count(which) << 8 | 12,
+            Self::Client(id) => id << 8 | 13,
         }
     }
 
@@ -467,7 +483,8 @@ impl Token {
             8 => Self::Listen,
             9 => Self::Responder,
             10 => Self::Meddling,
-            11 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            11 => Self::Surroundings,
+            12 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -481,7 +498,7 @@ mod tests {
     fn a_token_survives_the_kernel() {
         use Token::{
             Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Meddling, Name,
-            Program, Responder, Signal,
+            Program, Responder, Signal, Surroundings,
         };
         for token in [
             Signal,
@@ -495,6 +512,7 @@ mod tests {
             Listen,
             Responder,
             Meddling,
+            Surroundings,
             Capture(3),
             Client(0),
             Client(1 << 40),

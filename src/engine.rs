@@ -17,7 +17,7 @@ use crate::config::ignore::IgnoreList;
 use crate::detect::Detector;
 use crate::guard::{Friend, Guard};
 use crate::history::{Ending, Record, Recorder, Seq};
-use crate::host::Facts;
+use crate::host::{Facts, Resolver};
 use crate::log::{banned, lifted};
 use crate::policy::{Alarm, Ban, Bans, End, Origin, Past, Reason};
 use crate::probe::Probe;
@@ -29,6 +29,7 @@ mod agreement;
 mod complaints;
 mod counters;
 pub mod explain;
+mod logins;
 mod meddling;
 mod post;
 mod programs;
@@ -42,6 +43,7 @@ use aftermath::Untold;
 use agreement::Agreement;
 use complaints::{About, Complaints};
 pub use counters::Counters;
+pub use logins::FindLogins;
 use meddling::Fights;
 pub use programs::Errand;
 use programs::{Programs, Purpose};
@@ -67,6 +69,8 @@ pub type Ask<'a> = dyn FnMut(Question, &Probe) -> Result<bool, String> + 'a;
 pub struct Engine {
     config: Config,
     guard: Guard,
+    /// Who is logged in; `None`: nobody can tell.
+    find_logins: Option<Box<FindLogins>>,
     detector: Detector,
     bans: Bans,
     world: Agreement,
@@ -187,6 +191,7 @@ impl Engine {
             detector: Detector::new(&config.detect),
             config,
             guard,
+            find_logins: None,
             bans,
             world: Agreement::new(crew),
             recorder,
@@ -263,16 +268,16 @@ impl Engine {
         self.follow_up(now);
     }
 
-    /// Has the responders let those through that the ignore lists name, whatever else holds. Called once at the start.
+    /// Has the responders let friends through, whatever else holds. Called once at the start.
     pub fn spare_friends(&mut self, now: Now) {
-        self.world.spare(&self.guard.ignored(), now);
+        self.world.spare(&self.guard.let_through(), now);
         self.follow_up(now);
     }
 
     /// Works with the responders of these names from now on, in this order; `new` are those among them that it does not have
     /// yet. What the others have put up stays, for the caller to take down.
     pub fn change_responders(&mut self, names: &[&str], new: Vec<Member>, now: Now) {
-        let friends = self.guard.ignored();
+        let friends = self.guard.let_through();
         self.world.change(names, new, &self.bans, &friends, now);
         self.follow_up(now);
     }
@@ -347,6 +352,7 @@ impl Engine {
     /// The source is guarded, the limit is reached, or a responder failed; then nothing has changed.
     pub fn ban(&mut self, order: Order, now: Now) -> Result<(Ban, Option<Seq>), Refusal> {
         let source = order.source;
+        self.look_for_logins(false, now);
         if let Some(friend) = self.guard.friend(source) {
             return Err(Refusal::Friend(source, friend));
         }
@@ -588,6 +594,7 @@ impl Engine {
         self.guard.reconfigure(&config, ignored);
         self.bans.roll_up_by(&config.ban);
         self.config = config;
+        self.look_for_logins(true, now);
         self.spare_friends(now);
         self.lift_friends(now);
     }
@@ -598,9 +605,17 @@ impl Engine {
         self.config = config;
     }
 
-    /// The host's own addresses have changed.
+    /// The host's own addresses, links or gateways have changed.
     pub fn host_changed(&mut self, facts: Facts, now: Now) {
         self.guard.host_changed(facts);
+        self.spare_friends(now);
+        self.lift_friends(now);
+    }
+
+    /// Other name servers are asked from now on.
+    pub fn resolvers_changed(&mut self, resolvers: Vec<Resolver>, now: Now) {
+        self.guard.resolvers_changed(resolvers);
+        self.spare_friends(now);
         self.lift_friends(now);
     }
 

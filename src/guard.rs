@@ -1,54 +1,57 @@
 //! Who is never banned, and which ports are traps. The facts are found out elsewhere and handed in.
 
-use std::fmt;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use crate::config::ignore::IgnoreList;
 use crate::config::{Config, HostFact, Mode, Watch, WatchMode};
-use crate::host::Facts;
+use crate::host::{Facts, Login, Resolver};
 use crate::probe::{Probe, Protocol, ScanType};
 use crate::source::Source;
 
+mod friends;
 mod services;
 
+pub use friends::Friend;
+use friends::HostFriends;
 pub use services::KnownServices;
 
 /// What stands between a probe and a ban.
 pub struct Guard {
     facts: Facts,
+    resolvers: Vec<Resolver>,
+    logins: Vec<Login>,
     ignored: IgnoreList,
+    /// The facts about this host that make friends.
+    spared: BTreeSet<HostFact>,
+    /// What follows from them.
+    neighbours: HostFriends,
+    admins: HostFriends,
     watched: Vec<(WatchMode, Ports)>,
     ipv4_prefix: u8,
     ipv6_prefix: u8,
-    own_addresses: bool,
     /// Answers about our services that are fresh.
     pub services: KnownServices,
-}
-
-/// Why a source is never banned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Friend {
-    /// No host of its own: unspecified, loopback, multicast, broadcast.
-    Special,
-    /// One of this host's own addresses.
-    Own(IpAddr),
-    /// In an ignore list, and where that says so.
-    Ignored(String),
 }
 
 impl Guard {
     /// A guard of the host that `facts` describe.
     #[must_use]
     pub fn new(config: &Config, ignored: IgnoreList, facts: Facts) -> Self {
+        let spared = config.ignore.host.clone();
         Self {
+            neighbours: HostFriends::of(&facts, &[], &spared),
+            admins: HostFriends::default(),
+            resolvers: Vec::new(),
+            logins: Vec::new(),
             facts,
             ignored,
+            spared,
             watched: watched(config),
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
-            own_addresses: config.ignore.host.contains(&HostFact::Addresses),
             services: KnownServices::default(),
         }
     }
@@ -56,7 +59,11 @@ impl Guard {
     /// Takes another configuration and ignore list; the facts stay.
     pub fn reconfigure(&mut self, config: &Config, ignored: IgnoreList) {
         let facts = std::mem::take(&mut self.facts);
+        let resolvers = std::mem::take(&mut self.resolvers);
+        let logins = std::mem::take(&mut self.logins);
         *self = Self::new(config, ignored, facts);
+        self.resolvers_changed(resolvers);
+        self.logins_changed(logins);
     }
 
     /// From now on the ports are watched that this configuration has.
@@ -67,12 +74,36 @@ impl Guard {
     /// The host has changed.
     pub fn host_changed(&mut self, facts: Facts) {
         self.facts = facts;
+        self.neighbours = HostFriends::of(&self.facts, &self.resolvers, &self.spared);
     }
 
-    /// Those that the ignore lists name.
+    /// Other name servers are asked from now on.
+    pub fn resolvers_changed(&mut self, resolvers: Vec<Resolver>) {
+        self.resolvers = resolvers;
+        self.neighbours = HostFriends::of(&self.facts, &self.resolvers, &self.spared);
+    }
+
+    /// Whether those are spared who are logged in: whoever asks for that must find out who is.
     #[must_use]
-    pub fn ignored(&self) -> Vec<IpNet> {
-        self.ignored.iter().map(|entry| entry.net).collect()
+    pub fn spares_logins(&self) -> bool {
+        self.spared.contains(&HostFact::Ssh)
+    }
+
+    /// These are logged in from elsewhere, and nobody else. Whether that is news.
+    pub fn logins_changed(&mut self, logins: Vec<Login>) -> bool {
+        let is_news = self.logins != logins;
+        self.admins = HostFriends::logged_in(&logins, &self.spared);
+        self.logins = logins;
+        is_news
+    }
+
+    /// Those that are let through whatever is banned: whom the ignore lists name, gateways, name servers, and who is logged in.
+    #[must_use]
+    pub fn let_through(&self) -> Vec<IpNet> {
+        let host = self.neighbours.addresses().chain(self.admins.addresses());
+        let host = host.map(Source::from).filter(|it| !is_special(*it));
+        let ignored = self.ignored.iter().map(|entry| entry.net);
+        ignored.chain(host.map(Source::net)).collect()
     }
 
     /// The ignore files have changed.
@@ -127,18 +158,26 @@ impl Guard {
         !is_link_local && !self.facts.meets_link(&prefix.net()) && self.friend(prefix).is_none()
     }
 
-    /// Why `source` is never banned, if so: it is a friend, or a prefix that holds one.
+    /// Why `source` is not banned now, if so: it is a friend, or a prefix that holds one.
     #[must_use]
     pub fn friend(&self, source: Source) -> Option<Friend> {
+        self.lasting_friend(source)
+            .or_else(|| self.admins.within(source).cloned())
+    }
+
+    /// As [`friend`](Self::friend), but for who is logged in: that may be over by now, and is looked up when it comes to a ban.
+    #[must_use]
+    pub fn lasting_friend(&self, source: Source) -> Option<Friend> {
         if is_special(source) || self.is_broadcast(source) {
             return Some(Friend::Special);
         }
         if let Some(own) = self.own_within(source) {
             return Some(Friend::Own(own));
         }
-        self.ignored
-            .overlapping(source.net())
+        let ignored = self.ignored.overlapping(source.net());
+        ignored
             .map(|entry| Friend::Ignored(entry.to_string()))
+            .or_else(|| self.neighbours.within(source).cloned())
     }
 
     /// Whether `source` is everybody on a link of ours. On a link of two there is no such address.
@@ -151,7 +190,7 @@ impl Guard {
     }
 
     fn own_within(&self, source: Source) -> Option<IpAddr> {
-        if !self.own_addresses {
+        if !self.spared.contains(&HostFact::Addresses) {
             return None;
         }
         let address = source.address();
@@ -184,18 +223,6 @@ const SPECIAL: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::BROADCAST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
 ];
-
-impl fmt::Display for Friend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Special => f.write_str(
-                "it is no host's own address (unspecified, loopback, multicast or broadcast)",
-            ),
-            Self::Own(address) => write!(f, "{address} is this host's own address"),
-            Self::Ignored(place) => write!(f, "it is ignored ({place})"),
-        }
-    }
-}
 
 /// The ports of the modes in force: those that name their ports before the one that takes all.
 fn watched(config: &Config) -> Vec<(WatchMode, Ports)> {

@@ -1,8 +1,9 @@
-//! [`Host`]: the addresses and links of this host, kept current by the kernel's own events.
+//! [`Host`]: the addresses, links and gateways of this host, kept current by the kernel's own events.
 //!
 //! Its rooms: [`Facts`] is what is known, [`Services`] asks who uses a port, [`FileWatch`] sees files change.
 //! [`Routes`] finds routes that were set by hand, [`DeadEnds`] has routes of our own.
-//! Facts only; what follows from them is for `guard` and `policy`. No resolvers or sessions yet.
+//! [`resolvers`] reads the name servers, [`Sessions`] finds who is logged in from elsewhere.
+//! Facts only; what follows from them is for `guard` and `policy`.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,31 +14,42 @@ use netlink_sys::{Socket, SocketAddr};
 pub use self::dead_ends::{Course, DeadEnd, DeadEnds, Passage};
 pub use self::facts::{Address, Facts, Link};
 pub use self::flows::Flows;
+pub use self::gateways::Gateway;
 pub use self::names::Names;
+pub use self::resolvers::Resolver;
 pub use self::routes::{HostRoute, Routes, Way};
 pub use self::services::Services;
+pub use self::sessions::{Login, LoginBy, Sessions};
 pub use self::watch::FileWatch;
 
 mod dead_ends;
 mod facts;
 mod flows;
+mod gateways;
 mod inet_diag;
 mod names;
 mod netlink;
+pub mod resolvers;
 mod routes;
 mod services;
+pub mod sessions;
+mod sshd;
 mod watch;
 
 use self::netlink::Conversation;
 
-/// This host's addresses and links. Sees the network namespace of the thread that opened it, for ever.
+/// This host's addresses, links and gateways. Sees the network namespace of the thread that opened it, for ever.
 pub struct Host {
-    /// Address and link changes arrive here, and nothing else: answers have a socket of their own.
+    /// Changes of addresses, links and routes arrive here, and nothing else: answers have a socket of their own.
     events: Socket,
     kernel: Conversation,
+    /// For routes.
+    strict: Conversation,
     facts: Facts,
     /// Something changed that `facts` does not show yet.
     stale: bool,
+    /// Why the gateways are not known as they are now.
+    gateways_trouble: Option<Error>,
     buffer: Vec<u8>,
 }
 
@@ -85,6 +97,14 @@ pub enum Error {
         /// `tcp` or `udp`.
         protocol: &'static str,
     },
+    /// Who is logged in could not be read.
+    #[error("cannot tell who is logged in: {path}: {cause}")]
+    Sessions {
+        /// A file or directory of logind's.
+        path: String,
+        /// What the system says.
+        cause: io::Error,
+    },
     /// The look-up of a flow failed.
     #[error("cannot ask connection tracking what answers us: {0}")]
     Flows(NetlinkError),
@@ -105,15 +125,17 @@ impl Host {
     /// When the kernel refuses either.
     pub fn open() -> Result<Self, Error> {
         let events = subscribe().map_err(Error::Subscribe)?;
-        let mut kernel = Conversation::new(NETLINK_ROUTE);
-        let facts = facts::list(&mut kernel)?;
-        Ok(Self {
+        let mut host = Self {
             events,
-            kernel,
-            facts,
+            kernel: Conversation::new(NETLINK_ROUTE),
+            strict: Conversation::strict(NETLINK_ROUTE),
+            facts: Facts::default(),
             stale: false,
+            gateways_trouble: None,
             buffer: Vec::with_capacity(netlink::BUFFER),
-        })
+        };
+        host.facts = host.list()?;
+        Ok(host)
     }
 
     /// Becomes readable when something may have changed: then call [`changed`](Self::changed).
@@ -133,14 +155,16 @@ impl Host {
     /// # Errors
     /// When the kernel does not answer. The old facts stay, and the next call lists anew, with or without an event.
     pub fn changed(&mut self) -> Result<Option<&Facts>, Error> {
-        // Every message of the groups joined is about an address or a link, so that none need be taken apart.
+        // All is listed anew whatever a message says, but for those about routes that are none to us.
         for _ in 0..MAX_EVENTS {
             self.buffer.clear();
             match self
                 .events
                 .recv_from(&mut self.buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
             {
-                Ok((_, sender)) => self.stale |= sender.port_number() == 0,
+                Ok((_, sender)) => {
+                    self.stale |= sender.port_number() == 0 && gateways::may_concern(&self.buffer);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Events were lost: which ones does not matter, as all is listed anew.
@@ -151,7 +175,7 @@ impl Host {
         if !self.stale {
             return Ok(None);
         }
-        let facts = facts::list(&mut self.kernel)?;
+        let facts = self.list()?;
         self.stale = false;
         if facts == self.facts {
             return Ok(None);
@@ -159,10 +183,31 @@ impl Host {
         self.facts = facts;
         Ok(Some(&self.facts))
     }
+
+    /// Why the gateways are not known as they are now, if so: those that were known last count.
+    #[must_use]
+    pub fn gateways_trouble(&self) -> Option<&Error> {
+        self.gateways_trouble.as_ref()
+    }
+
+    /// Addresses and links must be known. A router with all routes of the Internet may take longer to list them than we wait.
+    fn list(&mut self) -> Result<Facts, Error> {
+        let facts = facts::list(&mut self.kernel)?;
+        let (gateways, trouble) = match gateways::list(&mut self.strict) {
+            Ok(gateways) => (gateways, None),
+            Err(trouble) => (self.facts.gateways().to_vec(), Some(trouble)),
+        };
+        self.gateways_trouble = trouble;
+        Ok(facts.with_gateways(gateways))
+    }
 }
 
 fn subscribe() -> io::Result<Socket> {
-    let groups = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR | libc::RTMGRP_LINK;
+    let groups = libc::RTMGRP_IPV4_IFADDR
+        | libc::RTMGRP_IPV6_IFADDR
+        | libc::RTMGRP_LINK
+        | libc::RTMGRP_IPV4_ROUTE
+        | libc::RTMGRP_IPV6_ROUTE;
     let groups = u32::try_from(groups).map_err(io::Error::other)?;
     let mut events = Socket::new(NETLINK_ROUTE)?;
     events.set_non_blocking(true)?;
@@ -289,6 +334,34 @@ mod tests {
             follow(&mut host, |facts| owns(facts, "127.0.0.1"));
             while host.changed().unwrap().is_some() {}
             assert!(host.changed().unwrap().is_none(), "told already");
+        });
+    }
+
+    #[test]
+    fn a_gateway_is_seen_to_come_and_go_and_other_routes_make_no_work() {
+        in_a_network(|| {
+            ip("link add v0 type veth peer name v1");
+            ip("link set v0 up");
+            ip("link set v1 up");
+            ip("addr add 10.9.0.1/24 dev v0");
+            let mut host = Host::open().unwrap();
+            assert_eq!(host.facts().gateways(), []);
+            let gateways = |host: &Facts| -> Vec<IpAddr> {
+                host.gateways().iter().map(|it| it.address).collect()
+            };
+            let at = |text: &str| text.parse::<IpAddr>().unwrap();
+            ip("route add default via 10.9.0.2");
+            follow(&mut host, |facts| gateways(facts) == [at("10.9.0.2")]);
+            ip("route replace default via 10.9.0.3");
+            follow(&mut host, |facts| gateways(facts) == [at("10.9.0.3")]);
+            while host.changed().unwrap().is_some() {}
+            ip("route add 192.0.2.0/24 via 10.9.0.4");
+            ip("route add unreachable 203.0.113.7");
+            assert!(host.changed().unwrap().is_none());
+            assert!(!host.stale);
+            // The kernel does not tell of routes that go with their link.
+            ip("link set v0 down");
+            follow(&mut host, |facts| gateways(facts).is_empty());
         });
     }
 

@@ -60,7 +60,7 @@ pub trait Responder {
     /// When at least one of them may still be banned.
     fn unban(&mut self, sources: &[Source]) -> Result<(), Error>;
 
-    /// Who is not to be shut out, whatever else holds: those that the ignore lists name. Called after [`prepare`](Self::prepare),
+    /// Who is not to be shut out, whatever else holds: all friends but this host itself. Called after [`prepare`](Self::prepare),
     /// and whenever they change; each call replaces the one before. A responder whose world cannot say so does nothing.
     ///
     /// # Errors

@@ -14,8 +14,6 @@ use super::{Client, Failure, Output, ago, ban, offline, print, say};
 use crate::clock::Now;
 use crate::config::{self, Config, printable};
 use crate::control::{Listed, Request};
-use crate::guard::Guard;
-use crate::host::Host;
 use crate::log::span;
 use crate::migrate::{Findings, Found, Old, Trace};
 use crate::source::Source;
@@ -79,8 +77,7 @@ struct Left {
 impl Migrate {
     pub(super) fn run(&self, client: &Client, chosen: Option<&Path>) -> Result<(), Failure> {
         let config = client.good_config()?;
-        let (ignored, _) = config::ignore::read(&config.ignore)?;
-        let guard = Guard::new(config, ignored, Host::open()?.facts().clone());
+        let guard = offline::guard(config)?;
         let running: Running = (client.running(config).into_iter())
             .filter_map(|ban| Some((ban.source.parse().ok()?, ban)))
             .collect();

@@ -10,7 +10,7 @@ use crate::guard::Guard;
 use crate::history::lock::{self, LockError};
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
-use crate::host::Host;
+use crate::host::{Host, Sessions, resolvers};
 use crate::policy::Ban;
 use crate::privilege;
 use crate::respond::command::{Job, Runner};
@@ -98,9 +98,7 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
         }
         _ => all_active(&history, now)?,
     };
-    let host = Host::open()?;
-    let (ignored, _) = config::ignore::read(&config.ignore)?;
-    let guard = Guard::new(config, ignored, host.facts().clone());
+    let guard = guard(config)?;
     let mut responders = Responders::configured(config)?;
     if matches!(requests, [Request::Ban { .. }, ..]) {
         responders.prepare()?;
@@ -125,6 +123,18 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
         .stop(LAST_WORDS)
         .map_err(|unwritten| Failure::from(unwritten.to_string()))?;
     Ok(replies)
+}
+
+/// Who is never banned, as a daemon would know it now.
+pub(super) fn guard(config: &Config) -> Result<Guard, Failure> {
+    let (ignored, _) = config::ignore::read(&config.ignore)?;
+    let mut guard = Guard::new(config, ignored, Host::open()?.facts().clone());
+    guard.resolvers_changed(resolvers::read());
+    if guard.spares_logins() {
+        let logins = Sessions::new().look(true)?.unwrap_or_default().to_vec();
+        guard.logins_changed(logins);
+    }
+    Ok(guard)
 }
 
 /// Runs the admin's programs that go with a ban or its end, to their end; what failed.

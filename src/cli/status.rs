@@ -119,7 +119,7 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             "            not counted: {} to other hosts, {} to unwatched ports, {} from banned, {} from ignored sources",
             n.not_ours, n.unwatched, n.already_banned, n.ignored
         )?;
-        let spared = n.logged + n.spared_limit + n.spared_rate;
+        let spared = n.logged + n.spared_limit + n.spared_rate + n.spared_logins;
         writeln!(
             out,
             "  scans     {}: {} banned, {spared} spared",

@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Client, Failure, Output, print};
+use super::{Client, Failure, Output, offline, print};
 use crate::clock::Now;
-use crate::config::{self, ResponderKind};
-use crate::guard::Guard;
-use crate::host::Host;
+use crate::config::ResponderKind;
 use crate::policy::{Ban, End, Origin, Reason};
 use crate::privilege;
 use crate::respond::{Error, Prepared, Responder, Responders, TEST};
@@ -43,8 +41,7 @@ impl TestResponders {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
         let config = client.good_config()?;
         privilege::require(privilege::Needs::default())?;
-        let (ignored, _) = config::ignore::read(&config.ignore)?;
-        let guard = Guard::new(config, ignored, Host::open()?.facts().clone());
+        let guard = offline::guard(config)?;
         let banned: Vec<Source> = (client.running(config).iter())
             .filter_map(|listed| listed.source.parse().ok())
             .collect();

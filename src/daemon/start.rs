@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
-use super::{Daemon, Errands, Later, clients::Clients, follow, notices};
+use super::{Daemon, Errands, Later, clients::Clients, follow, friends, notices};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
 use crate::config::{self, Complaints, Config, Loaded, Mode, WatchMode};
@@ -23,7 +23,7 @@ use crate::guard::Guard;
 use crate::history::lock::LockError;
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
-use crate::host::{self, Flows, Host, Services};
+use crate::host::{self, Flows, Host, Services, resolvers, sessions};
 use crate::listen::{self, Listeners};
 use crate::log::span;
 use crate::policy::{MAX_PAST, Past};
@@ -218,6 +218,8 @@ impl Daemon {
             source,
         })?;
         let ignore_watch = follow::watch(&config)?;
+        let surroundings = friends::watch()?;
+        let resolvers = resolvers::read();
 
         let mut responders = Responders::configured(&config)?;
         for Readiness { name, prepared } in responders.prepare()? {
@@ -251,9 +253,12 @@ impl Daemon {
             failures.iter().for_each(|failure| warn!("{failure}"));
         }
         let recorder = Recorder::start(history, text).map_err(Error::thread("write history"))?;
-        let guard = Guard::new(&config, ignored, host.facts().clone());
+        let mut guard = Guard::new(&config, ignored, host.facts().clone());
+        guard.resolvers_changed(resolvers.clone());
         let mut engine = Engine::new(config, guard, crew, recorder);
+        engine.find_logins_by(Box::new(sessions::finder()));
         engine.spare_friends(now);
+        engine.logins_changed(now);
         if let Some(history) = &reader {
             remember_the_past(&mut engine, history, now)?;
         }
@@ -271,6 +276,8 @@ impl Daemon {
             services,
             flows: Flows::open(),
             ignore_watch,
+            surroundings,
+            resolvers,
             errands,
             signals,
             epoll,
@@ -297,12 +304,6 @@ impl Daemon {
         self.begin_watching(now)?;
         self.list_the_world()?;
         self.prune(now);
-        if self.engine.config().ignore.host.len() > 1 {
-            info!(
-                "never banned: this host's own addresses and the ignore lists. Gateways, name servers and ssh peers are not \
-                 found out by this version: name them in an ignore list"
-            );
-        }
         for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
             warn!("capture.interfaces names {name}, which is not there: nothing is seen on it");
         }

@@ -74,6 +74,12 @@ impl Daemon {
         let mut troubles = self.engine.troubles(now.mono);
         troubles.extend(self.engine.recorder().trouble());
         troubles.extend(self.listeners.troubles());
+        let gateways = self.host.gateways_trouble();
+        troubles.extend(gateways.map(|cause| {
+            format!(
+                "the default gateways may have changed, and those known last are spared: {cause}"
+            )
+        }));
         for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
             troubles.push(format!(
                 "capture.interfaces names {name}, which is not there: nothing is seen on it"

@@ -15,6 +15,8 @@ pub(super) enum About {
     Fight,
     /// Ports that the kernel cannot be asked about.
     Services,
+    /// Who is logged in, which cannot be found out.
+    Logins,
     /// As many bans as may.
     Limit,
     /// As many new bans a second as may.

@@ -33,6 +33,9 @@ pub struct Counters {
     pub spared_limit: u64,
     /// … spared because `ban.rate` was reached.
     pub spared_rate: u64,
+    /// … spared because somebody is logged in from there.
+    #[serde(default)]
+    pub spared_logins: u64,
     /// Bans put back from history.
     pub replayed: u64,
     /// Bans found in the kernel and taken over.

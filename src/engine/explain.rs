@@ -41,6 +41,7 @@ pub struct Standing {
 impl Engine {
     /// What is known of `address`. The responders are asked, so that this is no guess.
     pub fn explain(&mut self, address: IpAddr, now: Now) -> Explanation {
+        self.look_for_logins(false, now);
         let source = self.guard.source_of(address);
         let bans: Vec<Ban> = self.bans.covering(address).cloned().collect();
         let bans = bans.into_iter().map(|ban| Standing {

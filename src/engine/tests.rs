@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
+use ipnet::IpNet;
+
 use super::*;
 use crate::clock::Wall;
 use crate::config::{self, Config, ResponderKind};
@@ -15,6 +17,7 @@ use crate::probe::Protocol;
 use crate::probe::ScanType;
 use crate::respond::{self, Deed, HeldClock, Prepared, Responder, Responders};
 
+mod friends;
 mod rollup;
 mod telling;
 mod threads;
@@ -38,6 +41,8 @@ struct World {
     held: BTreeMap<Source, Option<Duration>>,
     broken: bool,
     lost: bool,
+    /// Who is let through.
+    spared: Vec<String>,
     /// The table is not the one we made.
     gone: bool,
     transactions: usize,
@@ -110,6 +115,12 @@ impl Responder for Fake {
     }
     fn unban_all(&mut self) -> Result<(), respond::Error> {
         self.act(|world| world.held.clear())
+    }
+    fn spare(&mut self, friends: &[IpNet]) -> Result<(), respond::Error> {
+        let mut spared: Vec<String> = friends.iter().map(ToString::to_string).collect();
+        spared.sort();
+        self.0.borrow_mut().spared = spared;
+        Ok(())
     }
     fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().lost)

@@ -42,7 +42,11 @@ impl Engine {
         if self.bans.covers(probe.source) {
             self.counters.already_banned += 1;
             self.again(alarm, now);
-        } else if self.guard.friend(Source::from(probe.source)).is_some() {
+        } else if self
+            .guard
+            .lasting_friend(Source::from(probe.source))
+            .is_some()
+        {
             self.counters.ignored += 1;
         } else if self.is_service(probe, Freshness::WithinASecond, now, ask) {
             self.counters.services += 1;
@@ -158,6 +162,9 @@ impl Engine {
     /// nothing for them to do, or not yet.
     fn convict(&mut self, scan: &Scan, alarm: Alarm, now: Now) -> Option<(Source, Alarm)> {
         self.counters.scans += 1;
+        if self.is_spared_as_logged_in(scan.source, now) {
+            return None;
+        }
         let response = match alarm.mode.protocol {
             Protocol::Tcp => self.config.tcp.response,
             Protocol::Udp => self.config.udp.response,

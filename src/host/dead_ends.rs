@@ -64,12 +64,12 @@ pub enum Course {
 const TABLE_MAIN: u32 = 254;
 
 // include/uapi/linux/rtnetlink.h
-const RTA_MULTIPATH: u16 = 9;
+pub(super) const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 
 /// Bytes of `struct rtnexthop`, which begins with its length, attributes included.
-const NEXTHOP: usize = 8;
+pub(super) const NEXTHOP: usize = 8;
 
 /// Bytes of the family before the address in `RTA_VIA`.
 const VIA_FAMILY: usize = 2;
@@ -326,7 +326,7 @@ fn read_header(answer: &[u8], family: AddressFamily) -> Option<(RouteHeader, IpN
     Some((header, to))
 }
 
-fn gateway(kind: u16, value: &[u8]) -> Option<IpAddr> {
+pub(super) fn gateway(kind: u16, value: &[u8]) -> Option<IpAddr> {
     match kind {
         RTA_GATEWAY => address(value),
         RTA_VIA => address(value.get(VIA_FAMILY..)?),
@@ -335,7 +335,7 @@ fn gateway(kind: u16, value: &[u8]) -> Option<IpAddr> {
 }
 
 /// The parts of `RTA_MULTIPATH`, up to the first that cannot be read.
-fn nexthops(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn nexthops(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = bytes
             .first_chunk()

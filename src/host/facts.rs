@@ -13,10 +13,11 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::gateways::Gateway;
 use super::netlink::{Answered, Conversation};
 use super::{Error, NetlinkError};
 
-/// This host's addresses and links at one moment. Equal when they would answer every question alike.
+/// This host's addresses, links and gateways at one moment. Equal when they would answer every question alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     addresses: Vec<Address>,
@@ -24,6 +25,7 @@ pub struct Facts {
     own: HashSet<IpAddr>,
     local: Vec<IpNet>,
     on_link: Vec<IpNet>,
+    gateways: Vec<Gateway>,
 }
 
 /// One of this host's unicast addresses. Tentative IPv6 ones are among them: they will be used in a second.
@@ -101,7 +103,20 @@ impl Facts {
             on_link: sorted(on_link),
             addresses,
             links,
+            gateways: Vec::new(),
         }
+    }
+
+    /// The same with these gateways.
+    #[must_use]
+    pub fn with_gateways(self, gateways: Vec<Gateway>) -> Self {
+        Self { gateways, ..self }
+    }
+
+    /// The routers that default routes lead to, of all routing tables.
+    #[must_use]
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
     }
 
     /// Whether a packet to `address` is for this host itself.

@@ -10,8 +10,13 @@ pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
 pub(super) const IPPROTO_TCP: u8 = 6;
 pub(super) const IPPROTO_UDP: u8 = 17;
-/// The state of a listening socket (include/net/tcp_states.h).
+/// The states of a connected and of a listening socket (include/net/tcp_states.h).
+pub(super) const TCP_ESTABLISHED: u8 = 1;
 pub(super) const TCP_LISTEN: u8 = 10;
+/// The attribute that has a `struct tcp_info`, where it is asked for.
+pub(super) const INET_DIAG_INFO: u16 = 2;
+/// The timer of an answer that is a keepalive's.
+pub(super) const TIMER_KEEPALIVE: u8 = 2;
 /// The attribute that says whether an IPv6 socket keeps to IPv6.
 pub(super) const INET_DIAG_SKV6ONLY: u16 = 11;
 
@@ -25,6 +30,8 @@ const NO_COOKIE: [u8; 8] = [0xff; 8];
 pub(super) struct Question {
     pub(super) family: u8,
     pub(super) protocol: u8,
+    /// Whether [`INET_DIAG_INFO`] is wanted.
+    pub(super) with_info: bool,
     /// A bit for each state that counts, heeded when listing alone.
     pub(super) states: u32,
     pub(super) socket: SocketId,
@@ -38,10 +45,17 @@ pub(super) struct SocketId {
     pub(super) interface: u32,
 }
 
-/// Of `struct inet_diag_msg`, what tells whose port it is.
+/// Of `struct inet_diag_msg`, what tells whose port it is, and how old a connection.
 pub(super) struct Answer {
     pub(super) state: u8,
     pub(super) source: (IpAddr, u16),
+    pub(super) destination: (IpAddr, u16),
+    /// The kernel's number for the socket.
+    pub(super) cookie: u64,
+    /// Which timer runs, and for how many milliseconds yet.
+    pub(super) timer: (u8, u32),
+    /// Whose it is.
+    pub(super) uid: u32,
 }
 
 impl Question {
@@ -53,7 +67,8 @@ impl Question {
             destination,
             interface,
         } = &self.socket;
-        let mut bytes = vec![self.family, self.protocol, 0, 0];
+        let extensions = u8::from(self.with_info) << (INET_DIAG_INFO - 1);
+        let mut bytes = vec![self.family, self.protocol, extensions, 0];
         bytes.extend(self.states.to_ne_bytes());
         bytes.extend(source.1.to_be_bytes());
         bytes.extend(destination.1.to_be_bytes());
@@ -102,20 +117,26 @@ impl Answer {
     /// The fixed part, and the attributes behind it; `None` if it cannot be read.
     pub(super) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (fixed, attributes) = bytes.split_first_chunk::<72>()?;
-        let octets: [u8; 16] = fixed.get(8..24)?.try_into().ok()?;
-        let address = match fixed[0] {
-            AF_INET => IpAddr::from(*octets.first_chunk::<4>()?),
-            AF_INET6 => IpAddr::from(octets),
-            _ => return None,
+        let family = fixed[0];
+        let address = |at: usize| {
+            let octets: [u8; 16] = fixed.get(at..at + 16)?.try_into().ok()?;
+            match family {
+                AF_INET => Some(IpAddr::from(*octets.first_chunk::<4>()?)),
+                AF_INET6 => Some(IpAddr::from(octets)),
+                _ => None,
+            }
         };
-        let port = u16::from_be_bytes([fixed[4], fixed[5]]);
-        Some((
-            Self {
-                state: fixed[1],
-                source: (address, port),
-            },
-            attributes,
-        ))
+        let port = |at: usize| Some(u16::from_be_bytes(*fixed.get(at..)?.first_chunk()?));
+        let number = |at: usize| Some(u32::from_ne_bytes(*fixed.get(at..)?.first_chunk()?));
+        let answer = Self {
+            state: fixed[1],
+            source: (address(8)?, port(4)?),
+            destination: (address(24)?, port(6)?),
+            cookie: u64::from_ne_bytes(*fixed.get(44..)?.first_chunk()?),
+            timer: (fixed[2], number(52)?),
+            uid: number(64)?,
+        };
+        Some((answer, attributes))
     }
 }
 
@@ -129,13 +150,14 @@ mod tests {
         let question = Question {
             family: AF_INET,
             protocol: IPPROTO_TCP,
+            with_info: true,
             states: 1 << TCP_LISTEN,
             socket: SocketId {
                 source: (host, 80),
                 ..SocketId::any(host)
             },
         };
-        let mut expected = vec![2, 6, 0, 0];
+        let mut expected = vec![2, 6, 2, 0];
         expected.extend((1_u32 << 10).to_ne_bytes());
         expected.extend([0, 80, 0, 0]);
         expected.extend([10, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

@@ -224,6 +224,7 @@ fn request(protocol: Protocol, family: u8, socket: SocketId) -> Question {
     Question {
         family,
         protocol,
+        with_info: false,
         states,
         socket,
     }

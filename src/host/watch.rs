@@ -18,6 +18,8 @@ use super::Error;
 pub struct FileWatch {
     inotify: Inotify,
     names: HashMap<WatchDescriptor, HashSet<OsString>>,
+    /// The directories of which every file counts.
+    whole: HashSet<WatchDescriptor>,
 }
 
 /// Reads in one go, of 4 KiB each; what is left makes the descriptor readable again at once.
@@ -35,6 +37,7 @@ impl FileWatch {
         let mut watch = Self {
             inotify,
             names: HashMap::new(),
+            whole: HashSet::new(),
         };
         let mut unwatched = Vec::new();
         for path in paths {
@@ -47,6 +50,11 @@ impl FileWatch {
             }
         }
         Ok((watch, unwatched))
+    }
+
+    /// Watches all files of a directory too, if it is there.
+    pub fn add_dir(&mut self, dir: &Path) {
+        self.whole.extend(self.watch(dir));
     }
 
     /// Becomes readable when something happened in one of the directories: then call [`changed`](Self::changed).
@@ -77,6 +85,12 @@ impl FileWatch {
             dir if dir.as_os_str().is_empty() => Path::new("."),
             dir => dir,
         };
+        let watch = self.watch(dir)?;
+        self.names.entry(watch).or_default().insert(name.to_owned());
+        Some(())
+    }
+
+    fn watch(&self, dir: &Path) -> Option<WatchDescriptor> {
         let happenings = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVE
@@ -84,12 +98,13 @@ impl FileWatch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
-        let watch = self.inotify.add_watch(dir, happenings).ok()?;
-        self.names.entry(watch).or_default().insert(name.to_owned());
-        Some(())
+        self.inotify.add_watch(dir, happenings).ok()
     }
 
     fn concerns(&self, event: &InotifyEvent) -> bool {
+        if self.whole.contains(&event.wd) {
+            return true;
+        }
         match &event.name {
             Some(name) => self
                 .names
@@ -163,6 +178,20 @@ mod tests {
         assert_eq!(unwatched, [lost]);
         fs::write(&there, "").unwrap();
         assert!(watch.changed());
+    }
+
+    #[test]
+    fn of_a_whole_directory_every_file_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut watch, _) = FileWatch::open(&[]).unwrap();
+        watch.add_dir(&dir.path().join("none"));
+        watch.add_dir(dir.path());
+        assert!(!watch.changed());
+        fs::write(dir.path().join("3"), "").unwrap();
+        assert!(watch.changed());
+        fs::remove_file(dir.path().join("3")).unwrap();
+        assert!(watch.changed());
+        assert!(!watch.changed(), "told once");
     }
 
     #[test]

@@ -28,6 +28,9 @@ mod services;
 /// Who is never banned.
 mod friends;
 
+/// The gateways, the name servers, and from where somebody is logged in.
+mod neighbours;
+
 /// Whom the kernel lets through whatever is banned.
 mod ignored;
 

@@ -10,12 +10,15 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::surroundings::{self, Surroundings};
 use super::{Element, Host, eventually};
 
 /// portsentry on a host. Ended on drop; where the test failed, its log is shown.
 pub(crate) struct Daemon<'a> {
     host: &'a Host,
     dir: TempDir,
+    /// Where its `/etc` and `/run` are kept; `None`: it sees this host's.
+    surroundings: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -37,19 +40,31 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
-    /// The files of a daemon that does not run yet.
+    /// As [`start`](Self::start), where it sees these in place of this host's `/etc` and `/run`, and spares all friends it can find
+    /// there.
+    pub(crate) fn start_in(surroundings: &Surroundings, host: &'a Host, config: &str) -> Self {
+        let all = "ignore.host = [\"addresses\", \"gateways\", \"resolvers\", \"ssh\"]\n";
+        let mut daemon = Self::new(host, &format!("{all}{config}"));
+        daemon.surroundings = Some(surroundings.root().to_owned());
+        daemon.restart();
+        daemon
+    }
+
+    /// The files of a daemon that does not run yet. Of this host, its own addresses are spared alone: a test must not depend on the name
+    /// servers of who runs it.
     pub(crate) fn new(host: &'a Host, config: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let daemon = Self {
             host,
             dir,
+            surroundings: None,
             child: None,
         };
         let [ignore, history, text, socket] =
             ["ignore.list", "history.db", "history.log", "control.sock"]
                 .map(|name| daemon.path(name));
         let places = format!(
-            "[ignore]\nfiles = [{ignore:?}]\n[history]\nfile = {history:?}\ntext = {text:?}\n[control]\nsocket = {socket:?}\n"
+            "[ignore]\nfiles = [{ignore:?}]\nhost = [\"addresses\"]\n[history]\nfile = {history:?}\ntext = {text:?}\n[control]\nsocket = {socket:?}\n"
         );
         fs::write(daemon.config(), places).expect("the directory is ours");
         fs::create_dir(daemon.path("portsentry.toml.d")).expect("the directory is ours");
@@ -103,7 +118,20 @@ impl<'a> Daemon<'a> {
             .append(true)
             .open(self.path("log"))
             .expect("the directory is ours");
-        let mut command = self.program();
+        let mut command = match &self.surroundings {
+            None => self.program(),
+            Some(root) => {
+                let mut command = self.host.command("unshare");
+                command
+                    .args(["--mount", "--propagation", "private", "sh", "-c"])
+                    .arg(surroundings::INSIDE)
+                    .arg(root)
+                    .arg(PROGRAM)
+                    .arg("-c")
+                    .arg(self.config());
+                command
+            }
+        };
         command.arg("run").stderr(log);
         self.child = Some(command.spawn().expect("ip is there"));
     }

@@ -4,6 +4,7 @@ mod daemon;
 mod host;
 mod packets;
 mod sandbox;
+mod surroundings;
 mod syslog;
 mod worlds;
 
@@ -15,6 +16,7 @@ pub(crate) use packets::{
     DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns, tcp_syn,
 };
 pub(crate) use sandbox::{Process, Sandbox};
+pub(crate) use surroundings::Surroundings;
 pub(crate) use syslog::Syslog;
 pub(crate) use worlds::{Bridge, Pair, Routed, at};
 

@@ -1,0 +1,418 @@
+//! [`Sessions`]: who is logged in from another host.
+//!
+//! logind's files tell, by name. Where it knows nothing of a login (there is none, or sshd does not report to it), a connection to
+//! sshd that is older than the time which it leaves for logging in: whoever has not by then is hung up on. The kernel does not tell
+//! how old a connection is, nor which program has it (to whom has our few rights), but enough to know that it is no younger
+//! than so much; and sshd's ports are in its configuration. Where that leaves doubts, a connection is taken for a young one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_sys::constants::NETLINK_SOCK_DIAG;
+
+use super::inet_diag::{
+    AF_INET, AF_INET6, Answer, INET_DIAG_INFO, IPPROTO_TCP, Question, SocketId, TCP_ESTABLISHED,
+    TCP_LISTEN, TIMER_KEEPALIVE,
+};
+use super::netlink::{Answered, Conversation};
+use super::sshd::{self, Sshd};
+use super::{Error, NetlinkError};
+
+/// Who is logged in, found out when asked for. Sees the network namespace of the thread that first asks.
+pub struct Sessions {
+    kernel: Conversation,
+    logins: Vec<Login>,
+    /// Until when these are taken for what is.
+    fresh_until: Option<Instant>,
+    /// When each connection to sshd was first seen, by the kernel's number for it.
+    seen: HashMap<u64, Instant>,
+}
+
+/// A login from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// From where.
+    pub from: IpAddr,
+    /// How that is known.
+    pub by: LoginBy,
+}
+
+/// How a login is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginBy {
+    /// logind has a session.
+    Session {
+        /// Its name: `3`, `c1`.
+        id: String,
+        /// Who.
+        user: String,
+    },
+    /// A connection to sshd, of somebody who has logged in.
+    Connection {
+        /// sshd's port.
+        port: u16,
+    },
+}
+
+/// Where logind keeps a file for each session. Not promised by systemd, but so since it has sessions; elogind has the same.
+pub const DIR: &str = "/run/systemd/sessions";
+
+const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
+
+/// Sessions that are read, bytes of each, and connections to sshd that are heeded at most.
+const MAX_SESSIONS: usize = 4096;
+const MAX_BYTES: u64 = 16 * 1024;
+const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// What was read is kept so many times as long as reading took: a flood has us do little else otherwise.
+const KEPT: u32 = 10;
+
+impl Sessions {
+    /// Asks nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            kernel: Conversation::new(NETLINK_SOCK_DIAG),
+            logins: Vec::new(),
+            fresh_until: None,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Who is logged in, each address once, a session before a connection. `None`: that was found out a moment ago, and is not
+    /// to be `anew`.
+    ///
+    /// # Errors
+    /// When logind's files cannot be read, or the kernel does not tell of connections.
+    pub fn look(&mut self, anew: bool) -> Result<Option<&[Login]>, Error> {
+        let begin = Instant::now();
+        if !anew && self.fresh_until.is_some_and(|until| begin < until) {
+            return Ok(None);
+        }
+        let mut logins = sessions(Path::new(DIR))?;
+        let sshd = Sshd::read(Path::new(SSHD_CONFIG));
+        if sshd::may_run() {
+            for (from, port) in self.connections(&sshd, begin)? {
+                let by = LoginBy::Connection { port };
+                logins.entry(from).or_insert(by);
+            }
+        }
+        self.logins = logins
+            .into_iter()
+            .map(|(from, by)| Login { from, by })
+            .collect();
+        let end = Instant::now();
+        self.fresh_until = Some(end + (end - begin) * KEPT);
+        Ok(Some(&self.logins))
+    }
+
+    /// From where connections to sshd come that are older than its time to log in.
+    fn connections(&mut self, sshd: &Sshd, now: Instant) -> Result<Vec<(IpAddr, u16)>, Error> {
+        let Some(grace) = sshd.grace else {
+            return Ok(Vec::new());
+        };
+        let keepalive = keepalive_time();
+        let mut found = Vec::new();
+        let mut seen = HashMap::new();
+        for &port in &sshd.ports {
+            let sockets = self.sockets(port)?;
+            // It is root's, or its port is not sshd's.
+            let is_served = sockets
+                .iter()
+                .any(|(socket, _)| socket.state == TCP_LISTEN && socket.uid == 0);
+            for (socket, quiet) in sockets {
+                if !is_served || socket.state != TCP_ESTABLISHED {
+                    continue;
+                }
+                let first = self.seen.get(&socket.cookie).copied().unwrap_or(now);
+                seen.insert(socket.cookie, first);
+                let age = (now - first).max(quiet).max(kept_alive(&socket, keepalive));
+                if age > grace {
+                    found.push((socket.destination.0.to_canonical(), port));
+                }
+            }
+        }
+        self.seen = seen;
+        Ok(found)
+    }
+
+    /// The sockets of a port that listen or are connected, and for how long nothing has passed.
+    fn sockets(&mut self, port: u16) -> Result<Vec<(Answer, Duration)>, Error> {
+        let failed = |cause| Error::Services {
+            protocol: "tcp",
+            port,
+            cause,
+        };
+        let mut sockets = Vec::new();
+        for (family, any) in [
+            (AF_INET, IpAddr::from([0; 4])),
+            (AF_INET6, IpAddr::from([0; 16])),
+        ] {
+            let mut id = SocketId::any(any);
+            id.source.1 = port;
+            let question = Question {
+                family,
+                protocol: IPPROTO_TCP,
+                with_info: true,
+                states: 1 << TCP_LISTEN | 1 << TCP_ESTABLISHED,
+                socket: id,
+            };
+            let answered = self.kernel.ask(question, NLM_F_DUMP, |answer| {
+                if sockets.len() < MAX_CONNECTIONS {
+                    let socket = Answer::read(answer);
+                    sockets.extend(socket.map(|(socket, rest)| (socket, quiet(rest))));
+                }
+            });
+            match answered.map_err(failed)? {
+                Answered::Whole | Answered::Interrupted => {}
+                Answered::Refused(errno) => {
+                    return Err(failed(NetlinkError::Refused(errno.into())));
+                }
+            }
+        }
+        Ok(sockets)
+    }
+}
+
+/// [`Sessions::look`], for whoever does not know of sessions.
+pub fn finder() -> impl FnMut(bool) -> Result<Option<Vec<Login>>, String> {
+    let mut sessions = Sessions::new();
+    move |anew| {
+        let looked = sessions.look(anew).map_err(|error| error.to_string())?;
+        Ok(looked.map(<[Login]>::to_vec))
+    }
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// For how long no data has passed at least, by an answer's attributes.
+fn quiet(attributes: &[u8]) -> Duration {
+    // include/uapi/linux/tcp.h, struct tcp_info: tcpi_last_data_sent and tcpi_last_data_recv, both counted from the connection's
+    // beginning where there was no data yet (net/ipv4/tcp_minisocks.c, tcp_create_openreq_child).
+    const LAST_SENT: usize = 44;
+    const LAST_RECEIVED: usize = 52;
+    let info = NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == INET_DIAG_INFO);
+    let last = |at: usize| {
+        let info = info.as_ref()?.value();
+        Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?))
+    };
+    let longest = last(LAST_SENT).max(last(LAST_RECEIVED));
+    Duration::from_millis(longest.unwrap_or_default().into())
+}
+
+/// How old a connection is at least, by its keepalive timer, which sshd has every connection run: it is wound up to `whole` when
+/// the connection begins, and again when it has run down, but not before (net/ipv4/tcp_timer.c, tcp_keepalive_timer).
+fn kept_alive(socket: &Answer, whole: Duration) -> Duration {
+    match socket.timer {
+        (TIMER_KEEPALIVE, left) => whole.saturating_sub(Duration::from_millis(left.into())),
+        _ => Duration::ZERO,
+    }
+}
+
+/// To how much keepalive timers are wound up here, unless a program says otherwise.
+fn keepalive_time() -> Duration {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    // Zero makes every connection a young one.
+    socket
+        .and_then(|socket| socket.tcp_keepalive_time())
+        .unwrap_or_default()
+}
+
+/// What logind knows. No directory: there is no logind.
+fn sessions(dir: &Path) -> Result<BTreeMap<IpAddr, LoginBy>, Error> {
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |cause| Error::Sessions { path, cause }
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries.map_err(failed(dir))?,
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries.flatten().take(MAX_SESSIONS) {
+        let name = entry.file_name();
+        // Beside `3` may stand `3.ref`, a pipe, and what logind is about to put in its place, under a hidden name.
+        let Some(id) = name.to_str().filter(|id| !id.contains('.')) else {
+            continue;
+        };
+        match text(&entry.path()) {
+            Ok(text) => {
+                if let Some((from, user)) = remote(&text) {
+                    let id = id.to_owned();
+                    found.entry(from).or_insert(LoginBy::Session { id, user });
+                }
+            }
+            // It has just ended.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&entry.path())(error)),
+        }
+    }
+    Ok(found)
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)?
+        .take(MAX_BYTES)
+        .read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// From where, and who, if the session is one of a person elsewhere that has not ended. Where sshd looks names up (`UseDNS`), the
+/// host has a name here, which leads to nobody: then the connection counts.
+fn remote(text: &str) -> Option<(IpAddr, String)> {
+    let value = |key: &str| {
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .find(|(it, _)| *it == key)
+            .map(|(_, value)| value)
+    };
+    // A display manager's login screen is no login.
+    let is_users = value("CLASS").is_none_or(|class| class.starts_with("user"));
+    if !is_users || value("STATE") == Some("closing") {
+        return None;
+    }
+    let host = value("REMOTE_HOST")?;
+    let from: IpAddr = host.split('%').next()?.parse().ok()?;
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    let user = value("USER").unwrap_or("somebody");
+    Some((
+        from.to_canonical(),
+        user.chars().take(64).map(plain).collect(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::sys::stat::Mode;
+
+    use super::super::tests::{in_a_network, wait};
+    use super::*;
+
+    /// As systemd 252 writes it for a login over SSH.
+    const SESSION: &str = "# This is private data. Do not parse.\nUID=0\nUSER=root\nACTIVE=1\nIS_DISPLAY=0\nSTATE=active\n\
+        REMOTE=1\nTYPE=tty\nORIGINAL_TYPE=tty\nCLASS=user\nSCOPE=session-3.scope\nFIFO=/run/systemd/sessions/3.ref\nTTY=pts/0\n\
+        REMOTE_HOST=203.0.113.7\nSERVICE=sshd\nLEADER=812\nAUDIT=3\nREALTIME=1700000000000000\nMONOTONIC=42\n";
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_session_of_logind_s_from_elsewhere_is_a_login() {
+        let with = |from: &str, to: &str| remote(&SESSION.replace(from, to));
+        let root = |from: &str| Some((at(from), "root".to_owned()));
+        assert_eq!(remote(SESSION), root("203.0.113.7"));
+        for (from, to, found) in [
+            ("=203.0.113.7", "=2001:db8::7", root("2001:db8::7")),
+            ("=203.0.113.7", "=::ffff:192.0.2.7", root("192.0.2.7")),
+            ("=203.0.113.7", "=fe80::7%eth0", root("fe80::7")),
+            ("CLASS=user", "CLASS=user-early", root("203.0.113.7")),
+            ("STATE=active", "STATE=online", root("203.0.113.7")),
+            ("STATE=active", "STATE=closing", None),
+            ("CLASS=user", "CLASS=greeter", None),
+            ("=203.0.113.7", "=admin.example.net", None),
+            ("=203.0.113.7", "=", None),
+            ("REMOTE_HOST=", "REMOTE_USER=", None),
+        ] {
+            assert_eq!(with(from, to), found, "{from} -> {to}");
+        }
+        let odd = with("USER=root", "USER=\u{1b}[31m").unwrap().1;
+        assert_eq!(odd, "?[31m");
+    }
+
+    #[test]
+    fn of_logind_s_directory_the_sessions_are_read_and_nothing_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(sessions(&dir.path().join("none")).unwrap().len(), 0);
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        put("3", SESSION);
+        put("c1", &SESSION.replace(".7", ".8").replace("=root", "=eve"));
+        put("4", &SESSION.replace("REMOTE_HOST", "X"));
+        put(".#3aBcDeF", &SESSION.replace(".7", ".9"));
+        // Nobody writes to it: who opens it plainly waits for ever.
+        nix::unistd::mkfifo(&dir.path().join("3.ref"), Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("5"), Mode::S_IRWXU).unwrap();
+        let found: Vec<_> = sessions(dir.path()).unwrap().into_iter().collect();
+        let session = |id: &str, user: &str| LoginBy::Session {
+            id: id.to_owned(),
+            user: user.to_owned(),
+        };
+        assert_eq!(
+            found,
+            [
+                (at("203.0.113.7"), session("3", "root")),
+                (at("203.0.113.8"), session("c1", "eve")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_connection_to_sshd_is_a_login_when_it_is_older_than_the_time_to_log_in() {
+        in_a_network(|| {
+            let mut sessions = Sessions::new();
+            let sshd = |grace| Sshd {
+                ports: [22, 2222].into(),
+                grace,
+            };
+            let short = sshd(Some(Duration::from_millis(300)));
+            let mut look = |sshd: &Sshd| sessions.connections(sshd, Instant::now()).unwrap();
+            let listener = TcpListener::bind("[::]:2222").unwrap();
+            let other = TcpListener::bind("127.0.0.1:23").unwrap();
+            let _here = TcpStream::connect("127.0.0.1:2222").unwrap();
+            let _there = TcpStream::connect("127.0.0.1:23").unwrap();
+            let _taken = (listener.accept().unwrap(), other.accept().unwrap());
+            assert_eq!(look(&short), [], "it has just come");
+            let old = [(at("127.0.0.1"), 2222)];
+            wait("it is old enough", || look(&short) == old);
+            assert_eq!(look(&sshd(Some(Duration::from_secs(120)))), []);
+            assert_eq!(look(&sshd(None)), [], "nobody is hung up on");
+            drop(listener);
+            wait("nobody serves it", || look(&short).is_empty());
+        });
+    }
+
+    #[test]
+    fn the_kernel_tells_how_old_a_connection_is_at_least() {
+        in_a_network(|| {
+            let mut sessions = Sessions::new();
+            let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+            let _here = TcpStream::connect("127.0.0.1:22").unwrap();
+            let (taken, _) = listener.accept().unwrap();
+            socket2::SockRef::from(&taken).set_keepalive(true).unwrap();
+            let whole = keepalive_time();
+            assert_eq!(whole, Duration::from_secs(7200));
+            let began = Instant::now();
+            wait("it grows older", || {
+                let sockets = sessions.sockets(22).unwrap();
+                let (socket, quiet) = sockets
+                    .iter()
+                    .find(|(socket, _)| socket.state == TCP_ESTABLISHED)
+                    .unwrap();
+                let age = kept_alive(socket, whole);
+                // The kernel's ticks are 10 ms at the most.
+                let limit = began.elapsed() + Duration::from_millis(20);
+                assert!(age <= limit, "{age:?} {limit:?}");
+                assert!(*quiet < Duration::from_secs(60), "{quiet:?}");
+                age > Duration::from_millis(200) && *quiet > Duration::from_millis(200)
+            });
+        });
+    }
+}
