@@ -28,8 +28,8 @@ use super::{Error, NetlinkError};
 pub struct Sessions {
     kernel: Conversation,
     logins: Vec<Login>,
-    /// Until when these are taken for what is.
-    fresh_until: Option<Instant>,
+    /// Until when looking is paid for, by time that went by without it.
+    paid_until: Option<Instant>,
     /// When each connection to sshd was first seen, by the kernel's number for it.
     seen: HashMap<u64, Instant>,
 }
@@ -70,8 +70,10 @@ const MAX_SESSIONS: usize = 4096;
 const MAX_BYTES: u64 = 16 * 1024;
 const MAX_CONNECTIONS: usize = 16 * 1024;
 
-/// What was read is kept so many times as long as reading took: a flood has us do little else otherwise.
-const KEPT: u32 = 10;
+/// Looking may take one part in so many of our time, or a flood has us do little else.
+const SHARE: u32 = 10;
+/// How much of that may be used in advance: a single verdict always goes by what is, not by what was a moment ago.
+const CREDIT: Duration = Duration::from_secs(1);
 
 impl Sessions {
     /// Asks nothing yet.
@@ -80,19 +82,20 @@ impl Sessions {
         Self {
             kernel: Conversation::new(NETLINK_SOCK_DIAG),
             logins: Vec::new(),
-            fresh_until: None,
+            paid_until: None,
             seen: HashMap::new(),
         }
     }
 
-    /// Who is logged in, each address once, a session before a connection. `None`: that was found out a moment ago, and is not
-    /// to be `anew`.
+    /// Who is logged in, each address once, a session before a connection. `None`: that was found out often enough lately, and is
+    /// not to be `anew`.
     ///
     /// # Errors
     /// When logind's files cannot be read, or the kernel does not tell of connections.
     pub fn look(&mut self, anew: bool) -> Result<Option<&[Login]>, Error> {
         let begin = Instant::now();
-        if !anew && self.fresh_until.is_some_and(|until| begin < until) {
+        let paid_until = self.paid_until.map_or(begin, |until| until.max(begin));
+        if !anew && paid_until > begin + CREDIT {
             return Ok(None);
         }
         let mut logins = sessions(Path::new(DIR))?;
@@ -107,8 +110,7 @@ impl Sessions {
             .into_iter()
             .map(|(from, by)| Login { from, by })
             .collect();
-        let end = Instant::now();
-        self.fresh_until = Some(end + (end - begin) * KEPT);
+        self.paid_until = Some(paid_until + begin.elapsed() * SHARE);
         Ok(Some(&self.logins))
     }
 
@@ -362,6 +364,19 @@ mod tests {
                 (at("203.0.113.8"), session("c1", "eve")),
             ]
         );
+    }
+
+    #[test]
+    fn it_is_looked_anew_until_that_takes_too_much_of_our_time() {
+        in_a_network(|| {
+            let mut sessions = Sessions::new();
+            for _ in 0..3 {
+                assert!(sessions.look(false).unwrap().is_some());
+            }
+            sessions.paid_until = Some(Instant::now() + 100 * CREDIT);
+            assert_eq!(sessions.look(false).unwrap(), None);
+            assert!(sessions.look(true).unwrap().is_some());
+        });
     }
 
     #[test]
