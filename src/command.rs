@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::control::{self, Line, Request};
 use crate::engine::explain::{Explanation, Standing};
-use crate::engine::{Engine, Order, Unbanned};
+use crate::engine::{Engine, Order, Refusal, Unbanned};
 use crate::history::Seq;
 use crate::policy::{Ban, Crowd, Reason};
 use crate::source::{NotASource, Source};
@@ -33,6 +33,8 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
             seconds,
             ever,
             reason,
+            force,
+            revert,
         } => {
             let default = engine.config().ban.duration;
             let length = if ever {
@@ -42,17 +44,20 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
             };
             let reason = Reason::parse(reason.as_deref().unwrap_or("by hand"));
             parse(&source).and_then(|source| {
-                outcome.ban(
-                    engine,
-                    Order {
-                        source,
-                        length,
-                        reason,
-                    },
-                    now,
-                )
+                let order = Order {
+                    source,
+                    length,
+                    reason,
+                    is_forced: force,
+                };
+                outcome.tell_of(engine, now, |engine| match revert {
+                    None => engine.ban(order, now),
+                    Some(trial) => engine.ban_for_now(order, Duration::from_secs(trial), now),
+                })
             })
         }
+        Request::Confirm { source } => parse(&source)
+            .and_then(|source| outcome.tell_of(engine, now, |engine| engine.confirm(source, now))),
         Request::Unban { sources } => {
             let sources: Result<Vec<Source>, String> =
                 sources.iter().map(|text| parse(text)).collect();
@@ -77,10 +82,13 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
 }
 
 impl Outcome {
-    fn ban(&mut self, engine: &mut Engine, order: Order, now: Now) -> Result<(), String> {
-        let (ban, recorded) = engine
-            .ban(order, now)
-            .map_err(|refusal| refusal.to_string())?;
+    fn tell_of(
+        &mut self,
+        engine: &mut Engine,
+        now: Now,
+        ban: impl FnOnce(&mut Engine) -> Result<(Ban, Option<Seq>), Refusal>,
+    ) -> Result<(), String> {
+        let (ban, recorded) = ban(engine).map_err(|refusal| refusal.to_string())?;
         self.recorded = recorded;
         self.lines.push(Line::Listed(listed_by(engine, &ban, now)));
         Ok(())
@@ -135,8 +143,10 @@ pub fn explained(
 ) -> control::Explained {
     let mut missing = Vec::new();
     let mut bans = Vec::new();
-    for Standing { ban, looked_up } in &known.bans {
+    for standing in &known.bans {
+        let Standing { ban, looked_up, .. } = standing;
         let mut told = listed(ban, now);
+        told.on_trial = standing.is_provisional;
         let mut holding = Vec::new();
         for (name, held) in looked_up {
             match held {
@@ -190,6 +200,7 @@ pub fn listed_by(engine: &Engine, ban: &Ban, now: Now) -> control::Listed {
     let standing = engine.standing(ban.source).into_iter();
     control::Listed {
         responders: Some(standing.map(str::to_owned).collect()),
+        on_trial: engine.is_provisional(ban.source),
         ..listed(ban, now)
     }
 }
@@ -205,6 +216,7 @@ pub fn listed(ban: &Ban, now: Now) -> control::Listed {
         length: ban.length().map(|length| length.as_secs()),
         left: ban.left(now).map(|left| left.as_secs()),
         permanent: ban.end.is_none(),
+        on_trial: false,
         responders: None,
     }
 }

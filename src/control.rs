@@ -44,6 +44,17 @@ pub enum Request {
         ever: bool,
         /// Why, in the admin's words.
         reason: Option<String>,
+        /// Whether it holds against what makes a friend of the source.
+        #[serde(default)]
+        force: bool,
+        /// Seconds after which it is undone unless it is confirmed.
+        #[serde(default)]
+        revert: Option<u64>,
+    },
+    /// Keep a ban that is to be undone: answered by a [`Listed`].
+    Confirm {
+        /// As it was banned.
+        source: String,
     },
     /// Lift what covers these: answered by a [`Lifted`] each.
     Unban {
@@ -76,7 +87,7 @@ pub enum Request {
 pub enum Line {
     /// To `status`.
     Status(Box<Status>),
-    /// To `list` and `ban`.
+    /// To `list`, `ban` and `confirm`.
     Listed(Listed),
     /// To `unban`.
     Lifted(Lifted),
@@ -195,7 +206,7 @@ pub struct Listed {
     pub source: String,
     /// Why.
     pub reason: String,
-    /// `scan`, `command` or `adopted`.
+    /// `scan`, `command`, `forced` or `adopted`.
     pub origin: String,
     /// When it began, in milliseconds since 1970.
     pub start: i64,
@@ -205,6 +216,9 @@ pub struct Listed {
     pub left: Option<u64>,
     /// Whether it is permanent.
     pub permanent: bool,
+    /// Whether it is on trial: undone when that time is over, unless it is confirmed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_trial: bool,
     /// The responders where it is in force; absent where nobody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responders: Option<Vec<String>>,

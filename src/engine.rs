@@ -29,10 +29,12 @@ mod agreement;
 mod complaints;
 mod counters;
 pub mod explain;
+mod forced;
 mod logins;
 mod meddling;
 mod post;
 mod programs;
+mod provisional;
 mod report;
 mod rollup;
 #[cfg(test)]
@@ -47,6 +49,7 @@ pub use logins::FindLogins;
 use meddling::Fights;
 pub use programs::Errand;
 use programs::{Programs, Purpose};
+use provisional::Provisional;
 use report::{Budget, Outcome, Report, Reports};
 
 /// What only the kernel knows about a probe.
@@ -94,6 +97,8 @@ pub struct Engine {
     fights: Fights,
     /// How far it has been looked, by the ends of bans, whether they are in force.
     reconciled_to: Option<(Mono, Source)>,
+    /// Bans that end soon unless they are confirmed.
+    provisional: Provisional,
     /// Programs that are under way.
     programs: Programs,
     /// What is to be done outside.
@@ -121,6 +126,8 @@ pub struct Order {
     pub length: Option<Duration>,
     /// Why.
     pub reason: Reason,
+    /// Whether it holds against all that makes a friend of the source, but for what is for good.
+    pub is_forced: bool,
 }
 
 /// Why an ordered ban was not carried out.
@@ -132,6 +139,14 @@ pub enum Refusal {
     /// As many bans run as may.
     #[error("{0} is not banned: the limit of {1} bans (ban.limit) is reached")]
     Limit(Source, u32),
+    /// It is banned already.
+    #[error("{0} is banned already, and would not be when this ban is undone: unban it first")]
+    Banned(Source),
+    /// Nothing of it waits to be confirmed.
+    #[error(
+        "{0} has no ban that waits to be confirmed: it was undone, or confirmed, or is none of --revert"
+    )]
+    NotProvisional(Source),
     /// It does not hold.
     #[error("{0} is not banned: {1}")]
     Failed(Source, String),
@@ -206,6 +221,7 @@ impl Engine {
             meddler: None,
             fights: Fights::default(),
             reconciled_to: None,
+            provisional: Provisional::default(),
             programs: Programs::default(),
             errands: Vec::new(),
             lifted_since_start: Some(HashSet::new()),
@@ -270,14 +286,14 @@ impl Engine {
 
     /// Has the responders let friends through, whatever else holds. Called once at the start.
     pub fn spare_friends(&mut self, now: Now) {
-        self.world.spare(&self.guard.let_through(), now);
+        self.world.spare(&self.let_through(), now);
         self.follow_up(now);
     }
 
     /// Works with the responders of these names from now on, in this order; `new` are those among them that it does not have
     /// yet. What the others have put up stays, for the caller to take down.
     pub fn change_responders(&mut self, names: &[&str], new: Vec<Member>, now: Now) {
-        let friends = self.guard.let_through();
+        let friends = self.let_through();
         self.world.change(names, new, &self.bans, &friends, now);
         self.follow_up(now);
     }
@@ -302,6 +318,7 @@ impl Engine {
 
     /// Does what is due: ends bans whose time has come, and tries again what failed.
     pub fn tick(&mut self, now: Now) {
+        self.undo_unconfirmed(now);
         let expired = self.bans.expire(now);
         let over: Vec<Source> = expired.iter().map(|ban| ban.source).collect();
         if let Some(lifted) = &mut self.lifted_since_start {
@@ -312,6 +329,7 @@ impl Engine {
             self.untold_rollups.remove(source);
         }
         self.world.end(&over, now);
+        self.heed_forced(expired.iter(), now);
         if let Some(words) = self.undo_by_program(&over, now) {
             self.complaints.once(About::Leftovers, || words);
         }
@@ -353,7 +371,8 @@ impl Engine {
     pub fn ban(&mut self, order: Order, now: Now) -> Result<(Ban, Option<Seq>), Refusal> {
         let source = order.source;
         self.look_for_logins(false, now);
-        if let Some(friend) = self.guard.friend(source) {
+        let friend = self.guard.friend(source);
+        if let Some(friend) = friend.filter(|friend| !order.is_forced || friend.is_for_good()) {
             return Err(Refusal::Friend(source, friend));
         }
         let limit = self.config.ban.limit;
@@ -368,7 +387,11 @@ impl Engine {
         let ban = Ban {
             source,
             reason: order.reason,
-            origin: Origin::Command,
+            origin: if order.is_forced {
+                Origin::Forced
+            } else {
+                Origin::Command
+            },
             start: now.wall,
             end,
         };
@@ -380,7 +403,9 @@ impl Engine {
         info!("{}", banned(&ban));
         let recorded = self.record(Record::Ban(ban.clone()), now.mono);
         self.detector.forget(source);
-        self.bans.insert(ban.clone());
+        self.provisional.remove(&source);
+        let replaced = self.bans.insert(ban.clone());
+        self.heed_forced(replaced.iter().chain([&ban]), now);
         if self.bans_by_program() {
             let line = self.config.command.ban.clone();
             self.run(
@@ -459,6 +484,7 @@ impl Engine {
         let mut forgiven = Vec::new();
         for &source in sources {
             let ban = self.bans.remove(source);
+            self.provisional.remove(&source);
             self.untold.remove(&source);
             self.untold_rollups.remove(&source);
             self.detector.forget(source);
@@ -483,6 +509,8 @@ impl Engine {
         }
         self.bans.forgive(&forgiven);
         log_each(sources, |source| lifted(*source, how, by));
+        let bans = unbanned.lifted.iter().filter_map(|it| it.ban.as_ref());
+        self.heed_forced(bans, now);
         unbanned
     }
 
@@ -509,8 +537,12 @@ impl Engine {
             .partition(|ban| self.is_guarded(ban));
         self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
         self.counters.replayed += bans.len() as u64;
+        let replayed: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
         for ban in bans {
             self.bans.insert(ban);
+        }
+        if replayed.iter().any(|source| self.is_forced(*source)) {
+            self.world.spare(&self.let_through(), now);
         }
         self.end_friends(friends.iter().map(|ban| ban.source).collect(), now);
         self.follow_up(now);

@@ -119,6 +119,8 @@ pub enum Origin {
     Command,
     /// Many bans of neighbours became one.
     RollUp,
+    /// `portsentry ban --force`: it holds though its source is a friend.
+    Forced,
     /// Found in the kernel: somebody added it there with `nft`, or we died before history had it.
     Adopted,
 }
@@ -150,13 +152,14 @@ impl End {
 }
 
 impl Origin {
-    /// The word that history keeps: `scan`, `command`, `rollup`, `adopted`.
+    /// The word that history keeps: `scan`, `command`, `forced`, `rollup`, `adopted`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Scan => "scan",
             Self::Command => "command",
             Self::RollUp => "rollup",
+            Self::Forced => "forced",
             Self::Adopted => "adopted",
         }
     }
@@ -164,9 +167,15 @@ impl Origin {
     /// The origin of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Scan, Self::Command, Self::RollUp, Self::Adopted]
-            .into_iter()
-            .find(|origin| origin.name() == name)
+        [
+            Self::Scan,
+            Self::Command,
+            Self::Forced,
+            Self::RollUp,
+            Self::Adopted,
+        ]
+        .into_iter()
+        .find(|origin| origin.name() == name)
     }
 }
 

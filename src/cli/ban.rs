@@ -19,7 +19,20 @@ pub(super) struct Ban {
     /// Why, for the list, the history and the set's comment
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Ban a friend too, while this ban lasts: one that is ignored, a gateway, a name server, somebody who is logged in. Never this
+    /// host's own addresses, loopback and the like
+    #[arg(long)]
+    force: bool,
+    /// Undo the ban after this time, unless it is confirmed by then: for who might shut himself out. Needs the daemon
+    #[arg(long, value_name = "TIME", value_parser = parse_trial)]
+    revert: Option<Duration>,
+    /// Keep a ban that was made with --revert; its time begins anew
+    #[arg(long, conflicts_with_all = ["length", "reason", "force", "revert"])]
+    confirm: bool,
 }
+
+/// Who has not confirmed by then has forgotten about it.
+const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Longer is for ever, and must be said so.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
@@ -33,22 +46,55 @@ enum Length {
 
 impl Ban {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
+        let source = self.source.to_string();
+        if self.confirm {
+            let banned = match ask(client, &Request::Confirm { source })? {
+                Some(outcome) => outcome?,
+                None => return Err(Failure::from(NOTHING_WAITS.to_owned())),
+            };
+            return print(|out| writeln!(out, "{}", sentence(&banned)));
+        }
         let request = Request::Ban {
-            source: self.source.to_string(),
+            source,
             seconds: match self.length {
                 Some(Length::For(length)) => Some(length.as_secs()),
                 _ => None,
             },
             ever: matches!(self.length, Some(Length::Ever)),
             reason: self.reason.clone(),
+            force: self.force,
+            revert: self.revert.map(|trial| trial.as_secs()),
         };
         let banned = match ask(client, &request)? {
             Some(outcome) => outcome?,
+            None if self.revert.is_some() => {
+                return Err(Failure::from(NOBODY_UNDOES.to_owned()));
+            }
             None => offline::ban(client.good_config()?, &request)?,
         };
-        print(|out| writeln!(out, "{}", sentence(&banned)))
+        let source = &banned.source;
+        print(|out| {
+            writeln!(out, "{}", sentence(&banned))?;
+            if self.force {
+                writeln!(
+                    out,
+                    "nothing spares {source} while that lasts, be it ignored, a gateway, a name server or logged in"
+                )?;
+            }
+            if self.revert.is_some() {
+                writeln!(
+                    out,
+                    "it is undone then, unless you confirm it: portsentry ban --confirm {source}"
+                )?;
+            }
+            Ok(())
+        })
     }
 }
+
+const NOBODY_UNDOES: &str =
+    "no daemon is running: nobody would undo the ban, or hear that it is confirmed; start it first";
+const NOTHING_WAITS: &str = "no daemon is running: nothing waits to be confirmed";
 
 /// Has the daemon ban; `None`: there is no daemon.
 pub(super) fn ask(
@@ -102,6 +148,13 @@ fn parse_length(text: &str) -> Result<Length, String> {
         return Err("that is longer than 10 years; write ever".to_owned());
     }
     Ok(Length::For(length))
+}
+
+fn parse_trial(text: &str) -> Result<Duration, String> {
+    match parse_length(text)? {
+        Length::For(trial) if trial <= LONGEST_TRIAL => Ok(trial),
+        _ => Err("that is longer than a day; write a time in which you will have confirmed it, such as 60s".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -66,8 +66,13 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
     let now = Now::read();
     let seconds = |n| span(Duration::from_secs(n));
     writeln!(out, "{}", known.address)?;
-    if let Some(why) = &known.friend {
-        writeln!(out, "  is never banned: {why}")?;
+    let is_forced = known.bans.iter().any(|ban| ban.origin == "forced");
+    match &known.friend {
+        Some(why) if is_forced => {
+            writeln!(out, "  is banned all the same (ban --force), though {why}")?;
+        }
+        Some(why) => writeln!(out, "  is never banned: {why}")?,
+        None => {}
     }
     for ban in &known.bans {
         let left = ban.left.map_or("without an end".to_owned(), |left| {
@@ -81,6 +86,13 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
             ago(ban.start, now),
             ban.reason
         )?;
+        if ban.on_trial {
+            writeln!(
+                out,
+                "    is undone then, unless it is confirmed: portsentry ban --confirm {}",
+                ban.source
+            )?;
+        }
         match holding.as_slice() {
             [] => writeln!(out, "    but nothing holds it right now")?,
             holding => writeln!(out, "    held right now by {}", holding.join(", "))?,

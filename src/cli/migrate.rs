@@ -150,6 +150,8 @@ fn request(address: IpAddr, found: &Found, config: &Config, running: &Running) -
     let kinds: BTreeSet<&str> = found.traces.iter().map(Trace::kind).collect();
     let kinds = kinds.into_iter().collect::<Vec<_>>().join(", ");
     Request::Ban {
+        force: false,
+        revert: None,
         source: address.to_string(),
         seconds,
         ever: seconds.is_none(),

@@ -1,6 +1,6 @@
 //! Commands without a daemon: the same engine, opened for one request, under the same lock.
 
-use super::{Failure, PATIENCE};
+use super::{Failure, PATIENCE, say};
 use crate::clock::Now;
 use crate::command::{self, Outcome};
 use crate::config::{self, Config};
@@ -11,7 +11,7 @@ use crate::history::lock::{self, LockError};
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{Host, Sessions, resolvers};
-use crate::policy::Ban;
+use crate::policy::{Ban, Origin};
 use crate::privilege;
 use crate::respond::command::{Job, Runner};
 use crate::respond::{self, Responders, Site};
@@ -94,7 +94,13 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
             let running: Result<Vec<_>, _> = addresses
                 .map(|address| history.running(now, address))
                 .collect();
-            running?.concat()
+            let running = running?.concat();
+            // With a forced ban's end, its source is let through again, and those of the others are not.
+            if running.iter().any(|ban| ban.origin == Origin::Forced) {
+                all_active(&history, now)?
+            } else {
+                running
+            }
         }
         _ => all_active(&history, now)?,
     };
@@ -131,8 +137,12 @@ pub(super) fn guard(config: &Config) -> Result<Guard, Failure> {
     let mut guard = Guard::new(config, ignored, Host::open()?.facts().clone());
     guard.resolvers_changed(resolvers::read());
     if guard.spares_logins() {
-        let logins = Sessions::new().look(true)?.unwrap_or_default().to_vec();
-        guard.logins_changed(logins);
+        match Sessions::new().look(true) {
+            Ok(logins) => {
+                guard.logins_changed(logins.unwrap_or_default().to_vec());
+            }
+            Err(cause) => say(&format!("{cause}; nobody is spared for being logged in")),
+        }
     }
     Ok(guard)
 }

@@ -264,7 +264,10 @@ impl Daemon {
                 sources.sort_unstable();
                 Answer::Listing(sources.into_iter())
             }
-            change @ (Request::Ban { .. } | Request::Unban { .. } | Request::UnbanAll) => {
+            change @ (Request::Ban { .. }
+            | Request::Confirm { .. }
+            | Request::Unban { .. }
+            | Request::UnbanAll) => {
                 let is_long = self.replay.is_some() || matches!(change, Request::UnbanAll);
                 if is_long {
                     self.ask_for_patience(id);

@@ -34,6 +34,8 @@ pub struct Explanation {
 pub struct Standing {
     /// The ban, as we intend it.
     pub ban: Ban,
+    /// Whether it is undone unless it is confirmed.
+    pub is_provisional: bool,
     /// Each responder, and whether its world holds the ban right now; an error where it could not be asked.
     pub looked_up: Vec<(&'static str, Result<bool, String>)>,
 }
@@ -46,6 +48,7 @@ impl Engine {
         let bans: Vec<Ban> = self.bans.covering(address).cloned().collect();
         let bans = bans.into_iter().map(|ban| Standing {
             looked_up: self.world.look_up(ban.source),
+            is_provisional: self.provisional.contains_key(&ban.source),
             ban,
         });
         let past = self.bans.past(source);

@@ -10,7 +10,7 @@ use super::{About, Engine, log_each};
 use crate::clock::{Mono, Now};
 use crate::history::{Ending, Record};
 use crate::log::banned;
-use crate::policy::{Ban, Reason};
+use crate::policy::{Ban, Origin, Reason};
 use crate::respond::{Held, Meddling, TEST};
 use crate::source::Source;
 
@@ -145,7 +145,8 @@ impl Engine {
             if held.reason == Some(Reason::Text(TEST.into())) {
                 continue;
             }
-            if let Some(friend) = self.guard.friend(source) {
+            let is_forced = self.is_forced(source);
+            if let Some(friend) = self.guard.friend(source).filter(|_| !is_forced) {
                 warn!(
                     "{by} has banned {source}, which is never banned ({friend}): it is let in again"
                 );
@@ -154,7 +155,10 @@ impl Engine {
             }
             held.reason
                 .get_or_insert_with(|| Reason::Text(format!("by {by}").into()));
-            let ban = held.into_ban(now);
+            let mut ban = held.into_ban(now);
+            if is_forced {
+                ban.origin = Origin::Forced;
+            }
             match self.bans.get(source) {
                 Some(known) if is_same(known, &ban, now) => {}
                 None if self.is_full() => {
@@ -177,6 +181,7 @@ impl Engine {
         });
         for ban in &bans {
             self.detector.forget(ban.source);
+            self.provisional.remove(&ban.source);
             self.record(Record::Ban(ban.clone()), now.mono);
             self.bans.insert(ban.clone());
         }

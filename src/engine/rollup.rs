@@ -47,7 +47,7 @@ impl Engine {
 
     /// Whether this ban must not be: it names a friend, or is wider than one may be that nobody has asked for.
     pub(super) fn is_guarded(&self, ban: &Ban) -> bool {
-        self.guard.friend(ban.source).is_some()
+        self.friend_of(ban).is_some()
             || ban.origin == Origin::RollUp && !self.guard.may_be_wide(ban.source)
     }
 

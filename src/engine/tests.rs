@@ -243,6 +243,7 @@ impl Bench {
             source: source.parse().unwrap(),
             length,
             reason: Reason::parse("by hand"),
+            is_forced: false,
         };
         self.engine.ban(order, NOW).map(|(ban, _)| ban)
     }

@@ -254,3 +254,93 @@ fn an_idle_connection_to_sshd_is_no_free_pass() {
     daemon.element("banned4", Pair::STRANGER);
     drop((connection, taken));
 }
+
+#[test]
+fn who_insists_may_ban_a_friend_for_as_long_as_the_ban_lasts() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    host.ip(&format!("route add default via {}", Pair::STRANGER));
+    let mut daemon = Daemon::start(
+        host,
+        "[ignore]\nhost = [\"addresses\", \"gateways\"]\naddresses = [\"10.77.0.0/28\"]\n",
+    );
+    let said = daemon.ok(&["ban", Pair::STRANGER, "--force"]);
+    assert!(said.contains("nothing spares 10.77.0.2"), "{said}");
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+    assert!(kernel_lets_through(host, "ignored4", Pair::OTHER));
+    assert!(!kernel_lets_through(host, "ignored4", Pair::STRANGER));
+    let told = daemon.ok(&["explain", Pair::STRANGER]);
+    assert!(
+        told.contains(
+            "is banned all the same (ban --force), though it is ignored (10.77.0.0/28 in"
+        ),
+        "{told}"
+    );
+
+    // Neither an edit nor a new route nor a restart ends it.
+    daemon.ignore(&format!("{}\n", Pair::STRANGER));
+    host.ip(&format!("route add default via {} metric 9", Pair::OTHER));
+    eventually("the edit is noticed", || {
+        daemon.log().contains("2 entries").then_some(())
+    });
+    daemon.ok(&["reload"]);
+    daemon.stop();
+    daemon.restart();
+    assert!(!stranger.reaches(at(Pair::HOST), 80));
+    assert_eq!(daemon.banned(), [Pair::STRANGER]);
+
+    // Without a daemon too; the end of one forced ban is no other's.
+    daemon.stop();
+    daemon.ok(&["ban", Pair::OTHER, "--force"]);
+    assert!(!kernel_lets_through(host, "ignored4", Pair::OTHER));
+    daemon.ok(&["unban", Pair::OTHER]);
+    assert!(kernel_lets_through(host, "ignored4", Pair::OTHER));
+    assert!(!kernel_lets_through(host, "ignored4", Pair::STRANGER));
+    daemon.restart();
+
+    for own in [Pair::HOST, "127.0.0.1", "10.77.0.255", "10.77.0.0/24"] {
+        let said = daemon.command(&["ban", own, "--force"]);
+        assert!(said.err.contains("is never banned"), "{own}: {said:?}");
+    }
+    daemon.ok(&["unban", Pair::STRANGER]);
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+    assert!(kernel_lets_through(host, "ignored4", Pair::STRANGER));
+}
+
+#[test]
+fn a_ban_on_trial_is_undone_unless_it_is_confirmed() {
+    let Pair { host, stranger } = &Pair::new();
+    let _service = host.serve(at(Pair::HOST), 80);
+    let mut daemon = Daemon::start(host, "");
+    let said = daemon.ok(&["ban", Pair::STRANGER, "--revert", "2s"]);
+    assert!(
+        said.contains("portsentry ban --confirm 10.77.0.2"),
+        "{said}"
+    );
+    let told = daemon.ok(&["list", "--json"]);
+    assert!(told.contains("\"on_trial\":true"), "{told}");
+    is_unbanned(host, Pair::STRANGER);
+    assert!(stranger.reaches(at(Pair::HOST), 80));
+    let said = daemon.command(&["ban", "--confirm", Pair::STRANGER]);
+    assert!(said.err.contains("no ban that waits"), "{said:?}");
+
+    daemon.ok(&["ban", Pair::STRANGER, "--revert", "60s", "--for", "2h"]);
+    let said = daemon.ok(&["ban", "--confirm", Pair::STRANGER]);
+    assert!(said.contains("10.77.0.2 banned for 2h"), "{said}");
+    let element = daemon.element("banned4", Pair::STRANGER);
+    assert!(element.expires > Some(7000), "{element:?}");
+
+    // The kernel ends it also where we cannot.
+    daemon.ok(&["ban", Pair::OTHER, "--revert", "60s"]);
+    let element = daemon.element("banned4", Pair::OTHER);
+    assert!(element.timeout <= Some(60), "{element:?}");
+    daemon.stop();
+    for args in [
+        &["ban", "192.0.2.7", "--revert", "60s"][..],
+        &["ban", "--confirm", Pair::OTHER],
+    ] {
+        let said = daemon.command(args);
+        assert_eq!(said.status, 1, "{said:?}");
+        assert!(said.err.contains("no daemon is running"), "{said:?}");
+    }
+}

@@ -176,3 +176,135 @@ fn when_nobody_can_tell_who_is_logged_in_those_known_last_count_and_it_is_told()
     bench.engine.logins_changed(NOW);
     assert!(bench.engine.troubles(NOW.mono).is_empty());
 }
+
+fn forced(source: &str) -> Order {
+    Order {
+        source: source.parse().unwrap(),
+        length: Some(Duration::from_secs(600)),
+        reason: Reason::parse("by hand"),
+        is_forced: true,
+    }
+}
+
+fn order(source: &str) -> Order {
+    Order {
+        is_forced: false,
+        ..forced(source)
+    }
+}
+
+#[test]
+fn a_forced_ban_holds_against_everything_but_what_is_for_good() {
+    let (mut bench, logged) = bench("ignore.addresses = [\"203.0.113.0/24\"]");
+    *logged.borrow_mut() = Ok(vec![root("198.51.100.9")]);
+    for friend in [GATEWAY, RESOLVER, STRANGER, "198.51.100.9"] {
+        assert!(bench.order(friend).is_err());
+        bench.engine.ban(forced(friend), NOW).unwrap();
+    }
+    for friend in [HOST, "127.0.0.1", "192.0.2.255", "192.0.2.0/28", "::"] {
+        assert!(bench.engine.ban(forced(friend), NOW).is_err(), "{friend}");
+    }
+    // Every way in which friends are unbanned.
+    bench.engine.host_changed(facts("192.0.2.9"), NOW);
+    bench.engine.host_changed(facts(GATEWAY), NOW);
+    bench.engine.logins_changed(NOW);
+    let all = [GATEWAY, "198.51.100.9", RESOLVER, STRANGER];
+    assert_eq!(bench.held(), all);
+    let ignored = spared(&bench);
+    assert_eq!(ignored.len(), 8, "the rest of a /24: {ignored:?}");
+    assert!(!ignored.contains(&"203.0.113.7/32".to_owned()));
+    bench.probes(GATEWAY, &[1], NOW);
+    assert_eq!(bench.engine.counters.already_banned, 1);
+}
+
+#[test]
+fn with_a_forced_ban_s_end_its_source_is_a_friend_again() {
+    let (mut bench, _) = bench("");
+    let friends = spared(&bench);
+    bench.engine.ban(forced(GATEWAY), NOW).unwrap();
+    assert_eq!(spared(&bench), ["198.51.100.53/32"]);
+    let gateway = GATEWAY.parse().unwrap();
+    bench.engine.unban(gateway, "uid 0", after(1));
+    assert_eq!(spared(&bench), friends);
+    bench.engine.ban(forced(GATEWAY), after(2)).unwrap();
+    bench.engine.tick(after(602));
+    assert!(bench.engine.bans().is_empty());
+    assert_eq!(spared(&bench), friends);
+    bench.probes(GATEWAY, &[1, 2, 3], after(603));
+    assert!(bench.engine.bans().is_empty());
+}
+
+#[test]
+fn a_forced_ban_outlives_a_restart() {
+    let (mut bench, _) = bench("");
+    let (ban, _) = bench.engine.ban(forced(GATEWAY), NOW).unwrap();
+    let (mut next, _) = self::bench("");
+    next.engine.replay(vec![ban], NOW);
+    assert_eq!(next.held(), [GATEWAY]);
+    assert_eq!(spared(&next), ["198.51.100.53/32"]);
+    let file = bench.dir.path().join("history.db");
+    let recorder = bench.engine.close(NOW);
+    recorder.stop(Duration::from_secs(10)).unwrap();
+    let history = History::open_read_only(&file).unwrap().unwrap();
+    assert_eq!(history.of(None, 9).unwrap()[0].origin, Origin::Forced);
+}
+
+const TRIAL: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_ban_on_trial_is_undone_unless_it_is_confirmed_and_counts_for_nothing_then() {
+    let (mut bench, _) = bench("");
+    let stranger: Source = STRANGER.parse().unwrap();
+    let done = bench.engine.ban_for_now(order(STRANGER), TRIAL, NOW);
+    let (ban, _) = done.unwrap();
+    assert_eq!(ban.length(), Some(TRIAL), "the world is told no more");
+    bench.engine.tick(after(59));
+    assert_eq!(bench.held(), [STRANGER]);
+    bench.engine.tick(after(60));
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.bans().past(stranger), None);
+    let late = bench.engine.confirm(stranger, after(61));
+    assert!(matches!(late, Err(Refusal::NotProvisional(_))));
+    assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("unban"))]);
+}
+
+#[test]
+fn a_confirmed_ban_is_what_was_ordered() {
+    let (mut bench, _) = bench("");
+    let gateway = GATEWAY.parse().unwrap();
+    let done = bench.engine.ban_for_now(forced(GATEWAY), TRIAL, NOW);
+    done.unwrap();
+    let (ban, _) = bench.engine.confirm(gateway, after(30)).unwrap();
+    assert_eq!(ban.length(), Some(Duration::from_secs(600)));
+    assert_eq!(ban.origin, Origin::Forced);
+    bench.engine.tick(after(61));
+    assert_eq!(bench.held(), [GATEWAY]);
+    assert!(bench.engine.confirm(gateway, after(62)).is_err());
+}
+
+#[test]
+fn a_ban_on_trial_takes_no_other_ban_with_it() {
+    let (mut bench, _) = bench("");
+    let stranger = STRANGER.parse().unwrap();
+    bench.order(STRANGER).unwrap();
+    let refused = bench.engine.ban_for_now(order(STRANGER), TRIAL, NOW);
+    assert!(matches!(refused, Err(Refusal::Banned(_))));
+    // A plain ban is a confirmation; an unban leaves nothing to confirm.
+    let other = "203.0.113.9";
+    bench.engine.ban_for_now(order(other), TRIAL, NOW).unwrap();
+    bench.order(other).unwrap();
+    bench.engine.unban(stranger, "uid 0", NOW);
+    let again = bench.engine.ban_for_now(order(STRANGER), TRIAL, NOW);
+    again.unwrap();
+    bench.engine.unban(stranger, "uid 0", NOW);
+    assert!(bench.engine.confirm(stranger, NOW).is_err());
+    bench.engine.tick(after(61));
+    assert_eq!(bench.held(), [other]);
+    // A trial is no longer than the ban.
+    let brief = Order {
+        length: Some(Duration::from_secs(5)),
+        ..order(STRANGER)
+    };
+    let (ban, _) = bench.engine.ban_for_now(brief, TRIAL, after(62)).unwrap();
+    assert_eq!(ban.length(), Some(Duration::from_secs(5)));
+}
