@@ -168,7 +168,7 @@ _portsentry() {
             return 0
             ;;
         portsentry__subcmd__ban)
-            opts="-c -h --for --reason --config --help"
+            opts="-c -h --for --reason --force --revert --confirm --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -179,6 +179,10 @@ _portsentry() {
                     return 0
                     ;;
                 --reason)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --revert)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

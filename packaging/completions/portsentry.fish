@@ -63,7 +63,10 @@ complete -c portsentry -n "__fish_portsentry_using_subcommand list" -l json -d '
 complete -c portsentry -n "__fish_portsentry_using_subcommand list" -s h -l help -d 'Print help'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -l for -d 'How long: 2h, 30d, "1h 30m", or ever [default: ban.duration]' -r
 complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -l reason -d 'Why, for the list, the history and the set\'s comment' -r
+complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -l revert -d 'Undo the ban after this time, unless it is confirmed by then: for who might shut himself out. Needs the daemon' -r
 complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -s c -l config -d 'The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf [default: /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]' -r -F
+complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -l force -d 'Ban a friend too, while this ban lasts: one that is ignored, a gateway, a name server, somebody who is logged in. Never this host\'s own addresses, loopback and the like'
+complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -l confirm -d 'Keep a ban that was made with --revert; its time begins anew'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ban" -s h -l help -d 'Print help'
 complete -c portsentry -n "__fish_portsentry_using_subcommand unban" -s c -l config -d 'The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf [default: /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]' -r -F
 complete -c portsentry -n "__fish_portsentry_using_subcommand unban" -l all -d 'Lift every ban'
