@@ -341,6 +341,8 @@ mod tests {
     fn a_gateway_is_seen_to_come_and_go_and_other_routes_make_no_work() {
         in_a_network(|| {
             ip("link add v0 type veth peer name v1");
+            // Without addresses that the kernel makes up by itself, some time later.
+            ip("link set v0 addrgenmode none");
             ip("link set v0 up");
             ip("link set v1 up");
             ip("addr add 10.9.0.1/24 dev v0");
