@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::clock::Now;
+use crate::config::ignore::HostName;
 use crate::control::{self, Line, Request};
 use crate::engine::explain::{Explanation, Standing};
 use crate::engine::{Engine, Order, Refusal, Unbanned};
+use crate::guard::Named;
 use crate::history::Seq;
 use crate::policy::{Ban, Crowd, Reason};
 use crate::source::{NotASource, Source};
@@ -70,6 +72,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
         }
         Request::Status
         | Request::List
+        | Request::IgnoredNames
         | Request::Explain { .. }
         | Request::Reload
         | Request::ReadIgnore
@@ -130,6 +133,18 @@ impl Outcome {
             }));
         }
         unbanned.failures
+    }
+}
+
+/// A name in the ignore lists, as it is told.
+#[must_use]
+pub fn named((name, known): (&HostName, &Named)) -> control::Named {
+    control::Named {
+        name: name.to_string(),
+        place: known.place.to_string(),
+        addresses: known.addresses.iter().map(ToString::to_string).collect(),
+        found_at: known.found_at.map(|at| at.0),
+        failure: known.failure.clone(),
     }
 }
 

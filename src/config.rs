@@ -24,12 +24,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 pub(crate) use complaint::printable;
 pub use complaint::{Complaint, Complaints};
 pub use convert::converted;
-use ignore::Syntax;
+use ignore::{Syntax, Whom};
 
 use crate::policy::Unit;
 use crate::probe::Protocol;
@@ -519,10 +517,12 @@ pub enum Hook {
 /// `[ignore]`: who is never banned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ignore {
-    /// Files of addresses and prefixes; a key for each syntax names them.
+    /// Files of addresses, prefixes and names; a key for each syntax names them.
     pub files: Vec<IgnoreFile>,
-    /// Prefixes from the configuration itself.
-    pub addresses: Vec<IpNet>,
+    /// The same, from the configuration itself.
+    pub addresses: Vec<Whom>,
+    /// After how long it is looked up again where a name leads to.
+    pub refresh: Duration,
     /// What of this host is never banned.
     pub host: BTreeSet<HostFact>,
 }
@@ -696,6 +696,7 @@ impl Default for Config {
                     syntax: Syntax::Ours,
                 }],
                 addresses: Vec::new(),
+                refresh: Duration::from_secs(5 * 60),
                 host: BTreeSet::from([
                     HostFact::Addresses,
                     HostFact::Gateways,

@@ -56,6 +56,8 @@ pub enum Request {
         /// As it was banned.
         source: String,
     },
+    /// The names in the ignore lists: answered by a [`Named`] each.
+    IgnoredNames,
     /// Lift what covers these: answered by a [`Lifted`] each.
     Unban {
         /// Addresses or prefixes.
@@ -91,6 +93,8 @@ pub enum Line {
     Listed(Listed),
     /// To `unban`.
     Lifted(Lifted),
+    /// To `ignored-names`.
+    Named(Named),
     /// To `explain`.
     Explained(Box<Explained>),
     /// To `reload`.
@@ -135,10 +139,39 @@ pub struct Status {
     pub last_repair: Option<Repair>,
     /// How packets are seen.
     pub capture: CaptureStatus,
+    /// Who is never banned.
+    #[serde(default)]
+    pub friends: Friends,
     /// What became of the probes.
     pub counters: Counters,
     /// What goes wrong at present.
     pub troubles: Vec<String>,
+}
+
+/// Who is never banned, beside this host itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Friends {
+    /// Entries in the ignore lists.
+    pub ignored: u64,
+    /// The names among them.
+    pub names: Vec<Named>,
+    /// Gateways, name servers and logins, each in words.
+    pub host: Vec<String>,
+}
+
+/// A name in the ignore lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The name.
+    pub name: String,
+    /// Where it is written.
+    pub place: String,
+    /// Where it leads to, as far as is known.
+    pub addresses: Vec<String>,
+    /// When that was found out, in milliseconds since 1970; absent: in an earlier run, or never.
+    pub found_at: Option<i64>,
+    /// Why it could not be looked up the last time; absent: it could, or is just being.
+    pub failure: Option<String>,
 }
 
 /// A mode in force, and who has asked for it.

@@ -32,6 +32,7 @@ pub mod explain;
 mod forced;
 mod logins;
 mod meddling;
+mod named;
 mod post;
 mod programs;
 mod provisional;
@@ -319,6 +320,7 @@ impl Engine {
     /// Does what is due: ends bans whose time has come, and tries again what failed.
     pub fn tick(&mut self, now: Now) {
         self.undo_unconfirmed(now);
+        self.send_for_names(now.mono);
         let expired = self.bans.expire(now);
         let over: Vec<Source> = expired.iter().map(|ban| ban.source).collect();
         if let Some(lifted) = &mut self.lifted_since_start {
@@ -358,6 +360,7 @@ impl Engine {
             self.fights.next_deadline(),
             self.alarms.next_deadline(),
             self.reports.next_deadline(),
+            self.guard.names.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -640,6 +643,8 @@ impl Engine {
     /// The host's own addresses, links or gateways have changed.
     pub fn host_changed(&mut self, facts: Facts, now: Now) {
         self.guard.host_changed(facts);
+        // There may be a way to name servers now.
+        self.guard.names.hurry(true, now.mono);
         self.spare_friends(now);
         self.lift_friends(now);
     }
@@ -647,6 +652,7 @@ impl Engine {
     /// Other name servers are asked from now on.
     pub fn resolvers_changed(&mut self, resolvers: Vec<Resolver>, now: Now) {
         self.guard.resolvers_changed(resolvers);
+        self.guard.names.hurry(true, now.mono);
         self.spare_friends(now);
         self.lift_friends(now);
     }
@@ -681,6 +687,12 @@ impl Engine {
         }
     }
 
+    /// Who is never banned.
+    #[must_use]
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
     /// What is banned.
     #[must_use]
     pub fn bans(&self) -> &Bans {
@@ -693,6 +705,10 @@ impl Engine {
         let bans: Vec<Ban> = self.bans.iter().cloned().collect();
         for ban in bans {
             self.record(Record::Ban(ban), now.mono);
+        }
+        let names: Vec<Record> = self.guard.names.iter().map(named::record_of).collect();
+        for name in names {
+            self.record(name, now.mono);
         }
     }
 
@@ -738,7 +754,9 @@ impl Engine {
             .posts()
             .iter()
             .filter_map(|post| post.is_hung(now));
-        self.complaints.list(now).into_iter().chain(hung).collect()
+        let complaints = self.complaints.list(now).into_iter();
+        let names = self.guard.names.troubles();
+        complaints.chain(hung).chain(names).collect()
     }
 
     /// How each responder is, the primary one first; `command` last, where a program bans.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -12,10 +13,12 @@ use crate::probe::{Probe, Protocol, ScanType};
 use crate::source::Source;
 
 mod friends;
+mod named;
 mod services;
 
 pub use friends::Friend;
 use friends::HostFriends;
+pub use named::{Named, NamedFriends, News};
 pub use services::KnownServices;
 
 /// What stands between a probe and a ban.
@@ -24,6 +27,7 @@ pub struct Guard {
     resolvers: Vec<Resolver>,
     logins: Vec<Login>,
     ignored: IgnoreList,
+    refresh: Duration,
     /// The facts about this host that make friends.
     spared: BTreeSet<HostFact>,
     /// What follows from them.
@@ -34,6 +38,8 @@ pub struct Guard {
     ipv6_prefix: u8,
     /// Answers about our services that are fresh.
     pub services: KnownServices,
+    /// The names in the ignore lists, and where they lead to.
+    pub names: NamedFriends,
 }
 
 impl Guard {
@@ -41,7 +47,11 @@ impl Guard {
     #[must_use]
     pub fn new(config: &Config, ignored: IgnoreList, facts: Facts) -> Self {
         let spared = config.ignore.host.clone();
+        let mut names = NamedFriends::default();
+        names.follow(&ignored, config.ignore.refresh);
         Self {
+            names,
+            refresh: config.ignore.refresh,
             neighbours: HostFriends::of(&facts, &[], &spared),
             admins: HostFriends::default(),
             resolvers: Vec::new(),
@@ -61,7 +71,10 @@ impl Guard {
         let facts = std::mem::take(&mut self.facts);
         let resolvers = std::mem::take(&mut self.resolvers);
         let logins = std::mem::take(&mut self.logins);
+        let names = std::mem::take(&mut self.names);
         *self = Self::new(config, ignored, facts);
+        self.names = names;
+        self.names.follow(&self.ignored, self.refresh);
         self.resolvers_changed(resolvers);
         self.logins_changed(logins);
     }
@@ -97,18 +110,34 @@ impl Guard {
         is_news
     }
 
-    /// Those that are let through whatever is banned: whom the ignore lists name, gateways, name servers, and who is logged in.
+    /// Those that are let through whatever is banned: whom the ignore lists name, by names too, gateways, name servers, and who
+    /// is logged in.
     #[must_use]
     pub fn let_through(&self) -> Vec<IpNet> {
         let host = self.neighbours.addresses().chain(self.admins.addresses());
+        let host = host.chain(self.names.addresses());
         let host = host.map(Source::from).filter(|it| !is_special(*it));
         let ignored = self.ignored.iter().map(|entry| entry.net);
         ignored.chain(host.map(Source::net)).collect()
     }
 
+    /// Gateways, name servers and who is logged in, up to a bound.
+    pub fn of_this_host(&self) -> impl Iterator<Item = &Friend> {
+        const MAX: usize = 256;
+        let all = self.neighbours.iter().chain(self.admins.iter());
+        all.take(MAX)
+    }
+
+    /// How many entries the ignore lists have.
+    #[must_use]
+    pub fn ignored(&self) -> usize {
+        self.ignored.len()
+    }
+
     /// The ignore files have changed.
     pub fn ignore_changed(&mut self, ignored: IgnoreList) {
         self.ignored = ignored;
+        self.names.follow(&self.ignored, self.refresh);
     }
 
     /// Whether the probe was sent to this host itself, to one of its unicast addresses.
@@ -177,6 +206,7 @@ impl Guard {
         let ignored = self.ignored.overlapping(source.net());
         ignored
             .map(|entry| Friend::Ignored(entry.to_string()))
+            .or_else(|| self.names.within(source))
             .or_else(|| self.neighbours.within(source).cloned())
     }
 

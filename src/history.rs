@@ -5,6 +5,7 @@
 //! business: history believes what it is told. A ban that runs out writes nothing: its end was known from the start.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
@@ -16,6 +17,7 @@ use crate::source::Source;
 
 mod file;
 pub mod lock;
+mod names;
 pub mod query;
 pub mod recorder;
 pub mod row;
@@ -60,6 +62,13 @@ pub enum Record {
         line: TextLine,
         /// When that was.
         at: Wall,
+    },
+    /// Where a name in an ignore list leads to from now on.
+    Name {
+        /// The name.
+        name: Box<str>,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
     },
     /// The end of a ban before its time. A source whose newest ban has ended in another way is no error.
     End {
@@ -342,6 +351,7 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
             )
         }
         Record::Line { .. } => return Ok(()),
+        Record::Name { name, addresses } => return names::write(transaction, name, addresses),
         Record::Scan { source, reason, at } => {
             (*source, reason, Origin::Scan, Response::Log, *at, None)
         }

@@ -15,7 +15,7 @@ pub use self::dead_ends::{Course, DeadEnd, DeadEnds, Passage};
 pub use self::facts::{Address, Facts, Link};
 pub use self::flows::Flows;
 pub use self::gateways::Gateway;
-pub use self::names::Names;
+pub use self::names::{Names, Whereabouts};
 pub use self::resolvers::Resolver;
 pub use self::routes::{HostRoute, Routes, Way};
 pub use self::services::Services;

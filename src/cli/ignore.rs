@@ -8,30 +8,30 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Asked, Client, Failure, Output, print, say, unban};
+use super::{Asked, Client, Failure, Output, ago, print, say, unban};
 use crate::clock::Now;
-use crate::config::ignore::{self, Entry, IgnoreList, Place, Syntax};
+use crate::config::ignore::{self, HostName, IgnoreList, Place, Syntax, Whom};
 use crate::config::{Complaints, Config, Ignore as Ignored, IgnoreFile};
-use crate::control::{Lifted, Line, Listed, Request};
+use crate::control::{Lifted, Line, Listed, Named, Request};
 use crate::rewrite::{Rules, SharedFile};
 use crate::source::Source;
 
 #[derive(Subcommand)]
 pub(super) enum Ignore {
-    /// Never ban an address or prefix again, and lift its ban
+    /// Never ban an address, a prefix, or whoever has a name, again, and lift its ban
     Add {
-        /// An address, or a prefix such as 2001:db8::/64
-        #[arg(value_name = "ADDRESS|PREFIX", value_parser = ignore::prefix)]
-        net: IpNet,
+        /// An address, a prefix such as 2001:db8::/64, or a name such as office.example.net
+        #[arg(value_name = "ADDRESS|PREFIX|NAME", value_parser = Whom::parse)]
+        whom: Whom,
         /// What to write behind it
         #[arg(long, value_name = "TEXT", value_parser = remark)]
         remark: Option<String>,
     },
-    /// Take an address or prefix out of the ignore files
+    /// Take an address, a prefix or a name out of the ignore files
     Remove {
         /// As it was added
-        #[arg(value_name = "ADDRESS|PREFIX", value_parser = ignore::prefix)]
-        net: IpNet,
+        #[arg(value_name = "ADDRESS|PREFIX|NAME", value_parser = Whom::parse)]
+        whom: Whom,
     },
     /// List who is ignored, and where that is written
     List(Output),
@@ -49,10 +49,18 @@ impl Ignore {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
         let config = client.good_config()?;
         match self {
-            Self::Add { net, remark } => {
-                let bans = bans_of(client, config, *net);
-                let paths = add(&config.ignore, *net, remark.as_deref())?;
+            Self::Add { whom, remark } => {
+                let bans = match whom {
+                    Whom::Net(net) => bans_of(client, config, *net),
+                    Whom::Name(_) => Vec::new(),
+                };
+                let paths = add(&config.ignore, whom, remark.as_deref())?;
                 if take_effect(client, &paths)? {
+                    if let Whom::Name(name) = whom {
+                        say(&format!(
+                            "where {name} leads to is being looked up: portsentry ignore list tells"
+                        ));
+                    }
                     return tell_lifted(client, bans);
                 }
                 for Listed { source, .. } in bans {
@@ -62,38 +70,46 @@ impl Ignore {
                 }
                 Ok(())
             }
-            Self::Remove { net } => {
-                let paths = remove(&config.ignore, *net)?;
+            Self::Remove { whom } => {
+                let paths = remove(&config.ignore, whom)?;
                 take_effect(client, &paths).map(drop)
             }
-            Self::List(output) => list(&read(&config.ignore)?, *output),
+            Self::List(output) => {
+                let ignored = read(&config.ignore)?;
+                let known = match ignored.names().is_empty() {
+                    true => Vec::new(),
+                    false => known_names(client)?,
+                };
+                list(&ignored, &known, *output)
+            }
         }
     }
 }
 
-/// Writes `net` into the file for additions, unless it is ignored already. The file that says so now.
-fn add(ignored: &Ignored, net: IpNet, remark: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
+/// Writes `whom` into the file for additions, unless it is ignored already. The file that says so now.
+fn add(ignored: &Ignored, whom: &Whom, remark: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
     let Some(file) = ignored.editable() else {
         return Err(Failure::from(
             "ignore.files names no file to write into; name one".to_owned(),
         ));
     };
-    let source = Source::from(net);
-    if let Some(entry) = read(&without_demands(ignored))?.covering(net) {
-        let by = if entry.net == net {
-            entry.place.to_string()
-        } else {
-            entry.to_string()
-        };
-        print(|out| writeln!(out, "{source} is ignored already by {by}"))?;
-        return Ok(match &entry.place {
+    if matches!(whom, Whom::Name(_)) && file.syntax == Syntax::Legacy {
+        return Err(Failure::from(format!(
+            "{} is read as portsentry 1.2 read it, where names mean nothing; name a file for them in ignore.files",
+            file.path.display()
+        )));
+    }
+    let word = word(whom);
+    if let Some((by, place)) = said_by(&read(&without_demands(ignored))?, whom) {
+        print(|out| writeln!(out, "{word} is ignored already by {by}"))?;
+        return Ok(match place {
             Place::Line { file, .. } => vec![file.to_path_buf()],
             Place::Addresses => Vec::new(),
         });
     }
     let line = match remark.filter(|it| !it.is_empty()) {
-        Some(remark) => format!("{source}  # {remark}"),
-        None => source.to_string(),
+        Some(remark) => format!("{word}  # {remark}"),
+        None => word.clone(),
     };
     let mut number = 0;
     SharedFile::behind_links(&file.path, RULES)?.edit(|text| {
@@ -102,21 +118,49 @@ fn add(ignored: &Ignored, net: IpNet, remark: Option<&str>) -> Result<Vec<PathBu
         text
     })?;
     let place = place(file, number);
-    print(|out| writeln!(out, "{source} is ignored by {place}"))?;
+    print(|out| writeln!(out, "{word} is ignored by {place}"))?;
     Ok(vec![file.path.clone()])
 }
 
-/// Takes every line that names exactly `net` out of every file. The files that had some.
-fn remove(ignored: &Ignored, net: IpNet) -> Result<Vec<PathBuf>, Failure> {
+/// As it is written: an address without the length of its prefix.
+fn word(whom: &Whom) -> String {
+    match whom {
+        Whom::Net(net) => Source::from(*net).to_string(),
+        Whom::Name(name) => name.to_string(),
+    }
+}
+
+/// What has all of `whom` ignored, in words, and where that is written.
+fn said_by(list: &IgnoreList, whom: &Whom) -> Option<(String, Place)> {
+    match whom {
+        Whom::Net(net) => {
+            let entry = list.covering(*net)?;
+            let is_same = entry.net == *net;
+            let words = if is_same {
+                entry.place.to_string()
+            } else {
+                entry.to_string()
+            };
+            Some((words, entry.place.clone()))
+        }
+        Whom::Name(name) => {
+            let place = list.names().get(name)?;
+            Some((place.to_string(), place.clone()))
+        }
+    }
+}
+
+/// Takes every line that names exactly `whom` out of every file. The files that had some.
+fn remove(ignored: &Ignored, whom: &Whom) -> Result<Vec<PathBuf>, Failure> {
     let lax = without_demands(ignored);
     // With mistakes in a file, the daemon would not take the others' changes either.
     read(&lax)?;
-    let source = Source::from(net);
+    let word = word(whom);
     let mut edited = Vec::new();
     for file in ignored.files.iter().filter(|file| file.path.exists()) {
         let mut numbers = Vec::new();
         SharedFile::behind_links(&file.path, RULES)?.edit(|text| {
-            let (text, found) = without(text, file.syntax, net);
+            let (text, found) = without(text, file.syntax, whom);
             numbers = found;
             text
         })?;
@@ -125,16 +169,16 @@ fn remove(ignored: &Ignored, net: IpNet) -> Result<Vec<PathBuf>, Failure> {
         }
         edited.push(file.path.clone());
         print(|out| {
-            numbers.iter().try_for_each(|&line| {
-                writeln!(out, "{source} is taken out of {}", place(file, line))
-            })
+            numbers
+                .iter()
+                .try_for_each(|&line| writeln!(out, "{word} is taken out of {}", place(file, line)))
         })?;
     }
     if edited.is_empty() {
-        print(|out| writeln!(out, "{source} stands in no ignore file"))?;
+        print(|out| writeln!(out, "{word} stands in no ignore file"))?;
     }
-    if let Some(entry) = ignore::read(&lax)?.0.covering(net) {
-        print(|out| writeln!(out, "{source} is still ignored by {entry}"))?;
+    if let Some((by, _)) = said_by(&ignore::read(&lax)?.0, whom) {
+        print(|out| writeln!(out, "{word} is still ignored by {by}"))?;
     }
     Ok(edited)
 }
@@ -241,13 +285,14 @@ fn with_line(text: &[u8], line: &str) -> (Vec<u8>, usize) {
     (new, number)
 }
 
-/// `text` without the lines that name exactly `net`, and their numbers.
-fn without(text: &[u8], syntax: Syntax, net: IpNet) -> (Vec<u8>, Vec<usize>) {
+/// `text` without the lines that name exactly `whom`, and their numbers.
+fn without(text: &[u8], syntax: Syntax, whom: &Whom) -> (Vec<u8>, Vec<usize>) {
     let mut kept = Vec::with_capacity(text.len());
     let mut numbers = Vec::new();
     for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let words = String::from_utf8_lossy(line);
-        if syntax.names(words.trim_start_matches('\u{feff}')) == Some(net) {
+        let named = syntax.names(words.trim_start_matches('\u{feff}'));
+        if named.as_ref() == Some(whom) {
             numbers.push(index + 1);
         } else {
             kept.extend_from_slice(line);
@@ -274,27 +319,74 @@ struct Row {
     line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'static str>,
+    /// Where a name leads to; absent: this is none, or no daemon has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addresses: Option<Vec<String>>,
+    /// Why a name cannot be looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 impl Row {
-    fn of(entry: &Entry) -> Self {
-        let (file, line, key) = match &entry.place {
+    fn of(source: String, place: &Place) -> Self {
+        let (file, line, key) = match place {
             Place::Line { file, line } => (Some(file.display().to_string()), Some(*line), None),
             Place::Addresses => (None, None, Some("ignore.addresses")),
         };
         Self {
-            source: Source::from(entry.net).to_string(),
+            source,
             file,
             line,
             key,
+            addresses: None,
+            trouble: None,
         }
     }
 }
 
-fn list(list: &IgnoreList, output: Output) -> Result<(), Failure> {
+/// The names that the daemon goes by; none without one.
+fn known_names(client: &Client) -> Result<Vec<Named>, Failure> {
+    let mut names = Vec::new();
+    let asked = client.ask(&Request::IgnoredNames, |line| {
+        if let Line::Named(named) = line {
+            names.push(named);
+        }
+        Ok(())
+    })?;
+    match asked {
+        Asked::Done => {}
+        Asked::Failed(why) => return Err(Failure::from(why)),
+        Asked::NoDaemon(_) => say("no daemon is running: where names lead to is not told"),
+    }
+    Ok(names)
+}
+
+/// Where a name leads to, in words.
+pub(super) fn whereabouts(named: &Named, now: Now) -> String {
+    let addresses = match (named.addresses.as_slice(), named.found_at) {
+        ([], _) => "leads to no address that is known".to_owned(),
+        (addresses, None) => format!("was {} before the daemon's start", addresses.join(", ")),
+        (addresses, Some(at)) => format!("is {}, found {}", addresses.join(", "), ago(at, now)),
+    };
+    match &named.failure {
+        None if named.found_at.is_none() => format!("{addresses}; being looked up"),
+        None => addresses,
+        Some(cause) => format!("{addresses}; cannot be looked up: {cause}"),
+    }
+}
+
+fn list(list: &IgnoreList, known: &[Named], output: Output) -> Result<(), Failure> {
+    let known = |name: &HostName| known.iter().find(|it| it.name == name.as_str());
     print(|out| {
         if output.json {
-            let rows: Vec<Row> = list.iter().map(Row::of).collect();
+            let nets = list.iter();
+            let nets = nets.map(|it| Row::of(Source::from(it.net).to_string(), &it.place));
+            let names = list.names().iter().map(|(name, place)| Row {
+                addresses: known(name).map(|it| it.addresses.clone()),
+                trouble: known(name).and_then(|it| it.failure.clone()),
+                ..Row::of(name.to_string(), place)
+            });
+            let rows: Vec<Row> = nets.chain(names).collect();
             serde_json::to_writer_pretty(&mut *out, &rows)?;
             return writeln!(out);
         }
@@ -305,6 +397,12 @@ fn list(list: &IgnoreList, output: Output) -> Result<(), Failure> {
         list.iter().try_for_each(|entry| {
             let source = Source::from(entry.net).to_string();
             writeln!(out, "{source:<43}  {}", entry.place)
+        })?;
+        list.names().iter().try_for_each(|(name, place)| {
+            writeln!(out, "{:<43}  {place}", name.to_string())?;
+            known(name).map_or(Ok(()), |named| {
+                writeln!(out, "  {}", whereabouts(named, Now::read()))
+            })
         })
     })
 }
@@ -314,8 +412,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn cut(text: &str, syntax: Syntax, net: &str) -> (String, Vec<usize>) {
-        let (kept, numbers) = without(text.as_bytes(), syntax, net.parse().unwrap());
+    fn cut(text: &str, syntax: Syntax, whom: &str) -> (String, Vec<usize>) {
+        let (kept, numbers) = without(text.as_bytes(), syntax, &Whom::parse(whom).unwrap());
         (String::from_utf8(kept).unwrap(), numbers)
     }
 
@@ -368,24 +466,26 @@ mod tests {
             files: vec![file(&main), file(&fixed)],
             addresses: Vec::new(),
             host: std::collections::BTreeSet::new(),
+            refresh: std::time::Duration::ZERO,
         };
         let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
-        let net = |text| ignore::prefix(text).unwrap();
+        let net = |text| Whom::parse(text).unwrap();
         std::fs::write(&main, "# made\n127.0.0.1\nwhat is this\n10.9.2 # copy\n").unwrap();
         std::fs::write(&fixed, "0.0.0.0\n10.9.2 # copy").unwrap();
 
-        let added = |net, remark| add(&ignored, net, remark).unwrap_or_default().pop();
+        let added = |whom: &Whom, remark| add(&ignored, whom, remark).unwrap_or_default().pop();
         let seven = net("192.0.2.7");
-        assert_eq!(added(seven, Some("x")).as_ref(), Some(&fixed));
+        assert_eq!(added(&seven, Some("x")).as_ref(), Some(&fixed));
+        assert!(add(&ignored, &net("office.example.net"), None).is_err());
         assert_eq!(text(&fixed), "0.0.0.0\n10.9.2 # copy\n192.0.2.7  # x\n");
-        assert_eq!(added(net("127.0.0.1"), None).as_ref(), Some(&main));
+        assert_eq!(added(&net("127.0.0.1"), None).as_ref(), Some(&main));
         let both = [main.clone(), fixed.clone()];
-        assert_eq!(remove(&ignored, net("10.9.0.2")).unwrap_or_default(), both);
+        assert_eq!(remove(&ignored, &net("10.9.0.2")).unwrap_or_default(), both);
         assert_eq!(text(&main), "# made\n127.0.0.1\nwhat is this\n");
         assert_eq!(text(&fixed), "0.0.0.0\n192.0.2.7  # x\n");
 
         std::fs::remove_file(&fixed).unwrap();
-        assert_eq!(added(seven, None).as_ref(), Some(&main));
+        assert_eq!(added(&seven, None).as_ref(), Some(&main));
         assert_eq!(text(&main), "# made\n127.0.0.1\nwhat is this\n192.0.2.7\n");
     }
 
@@ -397,11 +497,12 @@ mod tests {
             remark in "[^\\p{Cc}]{0,20}",
         ) {
             let net = IpNet::from(std::net::IpAddr::from(address));
+            let whom = Whom::Net(net);
             for syntax in [Syntax::Ours, Syntax::Legacy] {
-                let (clean, _) = without(&text, syntax, net);
+                let (clean, _) = without(&text, syntax, &whom);
                 let line = format!("{}  # {remark}", Source::from(net));
                 let (with, number) = with_line(&clean, &line);
-                let (after, numbers) = without(&with, syntax, net);
+                let (after, numbers) = without(&with, syntax, &whom);
                 prop_assert_eq!(numbers, [number]);
                 prop_assert!(after.starts_with(&clean));
             }

@@ -1,8 +1,13 @@
 //! Commands without a daemon: the same engine, opened for one request, under the same lock.
 
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::{Failure, PATIENCE, say};
 use crate::clock::Now;
 use crate::command::{self, Outcome};
+use crate::config::ignore::HostName;
 use crate::config::{self, Config};
 use crate::control::{self, AskError, Lifted, Line, Listed, Request};
 use crate::engine::{Engine, Errand};
@@ -10,13 +15,15 @@ use crate::guard::Guard;
 use crate::history::lock::{self, LockError};
 use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
-use crate::host::{Host, Sessions, resolvers};
+use crate::host::{Host, Names, Sessions, resolvers};
 use crate::policy::{Ban, Origin};
 use crate::privilege;
 use crate::respond::command::{Job, Runner};
 use crate::respond::{self, Responders, Site};
 use crate::source::Source;
-use std::time::Duration;
+
+/// How long a command waits for where names lead to.
+const LOOKING_UP: Duration = Duration::from_secs(5);
 
 /// The bans that still run by what history says.
 pub(super) fn running(config: &Config) -> Result<Vec<Listed>, Failure> {
@@ -104,9 +111,10 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
         }
         _ => all_active(&history, now)?,
     };
-    let guard = guard(config)?;
+    let mut guard = guard(config)?;
     let mut responders = Responders::configured(config)?;
     if matches!(requests, [Request::Ban { .. }, ..]) {
+        look_names_up(&mut guard)?;
         responders.prepare()?;
     }
     let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
@@ -136,6 +144,11 @@ pub(super) fn guard(config: &Config) -> Result<Guard, Failure> {
     let (ignored, _) = config::ignore::read(&config.ignore)?;
     let mut guard = Guard::new(config, ignored, Host::open()?.facts().clone());
     guard.resolvers_changed(resolvers::read());
+    if let Some(history) = History::open_read_only(&config.history.file)? {
+        for (name, addresses) in history.names()? {
+            guard.names.remember(&name, addresses);
+        }
+    }
     if guard.spares_logins() {
         match Sessions::new().look(true) {
             Ok(logins) => {
@@ -147,6 +160,41 @@ pub(super) fn guard(config: &Config) -> Result<Guard, Failure> {
     Ok(guard)
 }
 
+/// Finds out where the names in the ignore lists lead to. What takes longer than we wait is told, as is what is not found.
+fn look_names_up(guard: &mut Guard) -> Result<(), Failure> {
+    let mut due = guard.names.take_due(Now::read().mono);
+    if due.is_empty() {
+        return Ok(());
+    }
+    let failed = |cause| Failure::from(format!("cannot look names up: {cause}"));
+    let names = Names::start().map_err(failed)?;
+    for name in &due {
+        names.seek(name.as_str());
+    }
+    let deadline = Instant::now() + LOOKING_UP;
+    while !due.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let ready = poll(&mut [PollFd::new(names.fd(), PollFlags::POLLIN)], timeout);
+        if ready.is_ok_and(|count| count == 0) {
+            break;
+        }
+        for (name, whereabouts) in names.found() {
+            due.retain(|it| it.as_str() != name);
+            if let Some(name) = HostName::parse(&name) {
+                guard.names.answered(&name, whereabouts, Now::read());
+            }
+        }
+    }
+    for name in due {
+        say(&format!(
+            "{name} takes too long to be looked up; what was known of it last counts"
+        ));
+    }
+    guard.names.troubles().for_each(|trouble| say(&trouble));
+    Ok(())
+}
+
 /// Runs the admin's programs that go with a ban or its end, to their end; what failed.
 fn run_programs(engine: &mut Engine) -> Result<Option<String>, Failure> {
     let jobs: Vec<Job> = engine
@@ -154,7 +202,7 @@ fn run_programs(engine: &mut Engine) -> Result<Option<String>, Failure> {
         .into_iter()
         .filter_map(|errand| match errand {
             Errand::Run(job) => Some(job),
-            Errand::Name(_) => None,
+            Errand::Name(_) | Errand::Whereabouts(_) => None,
         })
         .collect();
     if jobs.is_empty() {

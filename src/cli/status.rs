@@ -1,6 +1,6 @@
 //! `portsentry status`
 
-use super::{Asked, Client, Failure, Output, ago, print};
+use super::{Asked, Client, Failure, Output, ago, ignore, print};
 use crate::clock::Now;
 use crate::config::ResponderKind;
 use crate::control::{Line, Request, State, Status, Watched};
@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Intended and enforced bans may differ this long before it is a failure.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Of gateways, name servers and logins, so many are printed.
+const FRIENDS: usize = 10;
 
 /// Prints how the daemon is. Fails when there is none, or when not all bans are in force.
 pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
@@ -119,6 +122,27 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             "            not counted: {} to other hosts, {} to unwatched ports, {} from banned, {} from ignored sources",
             n.not_ours, n.unwatched, n.already_banned, n.ignored
         )?;
+        let friends = &status.friends;
+        let entries = if friends.ignored == 1 {
+            "entry"
+        } else {
+            "entries"
+        };
+        writeln!(
+            out,
+            "  friends   {} {entries} in the ignore lists, and:",
+            friends.ignored
+        )?;
+        for name in &friends.names {
+            let whereabouts = ignore::whereabouts(name, Now::read());
+            writeln!(out, "            {} {whereabouts}", name.name)?;
+        }
+        for friend in friends.host.iter().take(FRIENDS) {
+            writeln!(out, "            {friend}")?;
+        }
+        if let more @ 1.. = friends.host.len().saturating_sub(FRIENDS) {
+            writeln!(out, "            … and {more} more (--json)")?;
+        }
         let spared = n.logged + n.spared_limit + n.spared_rate + n.spared_logins;
         writeln!(
             out,

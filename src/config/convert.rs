@@ -112,6 +112,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::ignore::Whom;
     use super::super::value::merged;
     use super::super::{
         BanRules, CommandLine, Commands, Confirm, HostFact, HostsDeny, Ignore, IgnoreFile, Listen,
@@ -268,7 +269,8 @@ mod tests {
                 listen: Listen { banner },
                 ignore: Ignore {
                     files: (ignored.into_iter().map(IgnoreFile::new)).chain(old.into_iter().map(IgnoreFile::legacy)).collect(),
-                    addresses: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
+                    addresses: ["192.0.2.0/24", "2001:db8::1/128", "office.example.net"].map(|it| Whom::parse(it).unwrap()).into(),
+                    refresh: Duration::from_secs(90),
                     host: BTreeSet::from([HostFact::Ssh]),
                 },
                 history: super::super::History {

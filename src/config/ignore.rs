@@ -1,6 +1,6 @@
-//! Ignore files: who is never banned, one address or prefix a line, and [`IgnoreList`], which answers for an address.
+//! Ignore files: who is never banned, one address, prefix or name a line, and [`IgnoreList`], which answers for an address.
 //!
-//! What a single line says is for `line`. What of this host itself is never banned is found out elsewhere.
+//! What a single line says is for `line`. Where names lead to is found out elsewhere, and what of this host itself is never banned is found out elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,8 +15,10 @@ use super::complaint::{Complaint, Complaints, printable};
 use super::{Ignore, IgnoreFile};
 
 mod line;
+mod name;
 
 pub use line::{Syntax, prefix};
+pub use name::{HostName, Whom};
 
 /// Who is never banned by the admin's word. Answers for one address in at most 33 look-ups, 129 for IPv6,
 /// one for each length of prefix that occurs.
@@ -25,6 +27,7 @@ pub struct IgnoreList {
     entries: BTreeMap<IpNet, Entry>,
     lengths4: BTreeSet<u8>,
     lengths6: BTreeSet<u8>,
+    names: BTreeMap<HostName, Place>,
 }
 
 /// An address or prefix, and where it is written.
@@ -34,6 +37,15 @@ pub struct Entry {
     pub net: IpNet,
     /// Where the admin finds it.
     pub place: Place,
+}
+
+/// What was read: addresses and prefixes, and names with where they are written.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    /// Addresses and prefixes.
+    pub nets: Vec<Entry>,
+    /// Names.
+    pub names: Vec<(HostName, Place)>,
 }
 
 /// Where an entry is written: `/etc/portsentry/ignore.list:12`, `ignore.addresses`.
@@ -52,6 +64,9 @@ pub enum Place {
 
 /// A larger file is refused.
 const MAX_BYTES: u64 = 16 << 20;
+
+/// Each of them is looked up again and again.
+const MAX_NAMES: usize = 64;
 
 impl IgnoreList {
     /// The most specific entry that covers `address`. A mapped address (`::ffff:192.0.2.7`) is taken for its IPv4 one.
@@ -90,24 +105,33 @@ impl IgnoreList {
         self.entries.values()
     }
 
+    /// The names, and where each is written first.
+    #[must_use]
+    pub fn names(&self) -> &BTreeMap<HostName, Place> {
+        &self.names
+    }
+
     /// How many entries there are; one that is written twice counts once.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.names.len()
     }
 
     /// Whether nobody is ignored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 }
 
-impl FromIterator<Entry> for IgnoreList {
-    /// Of entries for the same prefix, the first stays.
-    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+impl From<Entries> for IgnoreList {
+    /// Of entries that say the same, the first stays.
+    fn from(entries: Entries) -> Self {
         let mut list = Self::default();
-        for entry in entries {
+        for (name, place) in entries.names {
+            list.names.entry(name).or_insert(place);
+        }
+        for entry in entries.nets {
             match entry.net {
                 IpNet::V4(net) => list.lengths4.insert(net.prefix_len()),
                 IpNet::V6(net) => list.lengths6.insert(net.prefix_len()),
@@ -115,6 +139,15 @@ impl FromIterator<Entry> for IgnoreList {
             list.entries.entry(entry.net).or_insert(entry);
         }
         list
+    }
+}
+
+impl Entries {
+    fn add(&mut self, whom: Whom, place: Place) {
+        match whom {
+            Whom::Net(net) => self.nets.push(Entry { net, place }),
+            Whom::Name(name) => self.names.push((name, place)),
+        }
     }
 }
 
@@ -161,19 +194,16 @@ impl Ignore {
 pub fn read(ignore: &Ignore) -> Result<(IgnoreList, Complaints), Complaints> {
     let mut mistakes = Complaints::default();
     let mut warnings = Complaints::default();
-    let mut entries: Vec<Entry> = ignore
-        .addresses
-        .iter()
-        .map(|&net| Entry {
-            net,
-            place: Place::Addresses,
-        })
-        .collect();
+    let mut entries = Entries::default();
+    for whom in &ignore.addresses {
+        entries.add(whom.clone(), Place::Addresses);
+    }
     for file in &ignore.files {
         match text(file) {
             Ok(text) => {
                 let (found, wrong) = parse(&file.path, file.syntax, &text);
-                entries.extend(found);
+                entries.nets.extend(found.nets);
+                entries.names.extend(found.names);
                 match file.syntax {
                     Syntax::Ours => mistakes.append(wrong),
                     Syntax::Legacy => warnings.append(wrong),
@@ -182,27 +212,32 @@ pub fn read(ignore: &Ignore) -> Result<(IgnoreList, Complaints), Complaints> {
             Err(message) => mistakes.add(|| Complaint::about(&file.path, message)),
         }
     }
-    mistakes.or((entries.into_iter().collect(), warnings))
+    let list = IgnoreList::from(entries);
+    if let Some((name, place)) = list.names.iter().nth(MAX_NAMES) {
+        let message = format!("{name} is one name too many: {MAX_NAMES} are looked up at most");
+        mistakes.add(|| Complaint::about(Path::new(&place.to_string()), message));
+    }
+    mistakes.or((list, warnings))
 }
 
 /// Reads an ignore file's text, line by line.
 ///
 /// The entries are those of the good lines, whatever the others hold.
 #[must_use]
-pub fn parse(file: &Path, syntax: Syntax, text: &str) -> (Vec<Entry>, Complaints) {
+pub fn parse(file: &Path, syntax: Syntax, text: &str) -> (Entries, Complaints) {
     let name: Arc<Path> = file.into();
-    let mut entries = Vec::new();
+    let mut entries = Entries::default();
     let mut complaints = Complaints::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, text) in text.split('\n').enumerate() {
         let line = syntax.read(text);
-        entries.extend(line.net.map(|net| Entry {
-            net,
-            place: Place::Line {
+        if let Some(whom) = line.whom {
+            let place = Place::Line {
                 file: Arc::clone(&name),
                 line: index + 1,
-            },
-        }));
+            };
+            entries.add(whom, place);
+        }
         if let Some(mistake) = line.mistake {
             complaints.add(|| mistake.on_line(file, index + 1, text));
         }
@@ -235,6 +270,7 @@ fn text(file: &IgnoreFile) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use super::*;
     use proptest::prelude::*;
@@ -242,7 +278,11 @@ mod tests {
     fn nets(text: &str) -> Vec<String> {
         let (entries, complaints) = parse(Path::new("/i"), Syntax::Ours, text);
         assert!(complaints.is_empty(), "{complaints}");
-        entries.iter().map(|entry| entry.net.to_string()).collect()
+        entries
+            .nets
+            .iter()
+            .map(|entry| entry.net.to_string())
+            .collect()
     }
 
     fn wrong(text: &str) -> String {
@@ -250,10 +290,7 @@ mod tests {
     }
 
     fn list(text: &str) -> IgnoreList {
-        parse(Path::new("/i"), Syntax::Ours, text)
-            .0
-            .into_iter()
-            .collect()
+        parse(Path::new("/i"), Syntax::Ours, text).0.into()
     }
 
     #[test]
@@ -283,10 +320,10 @@ mod tests {
     #[test]
     fn a_line_that_is_no_address_is_refused_with_its_place() {
         assert_eq!(
-            wrong("10.0.0.1\n  example.org # no\n10.0.0.0/255.255.255.0\n"),
-            "/i:2:3: \"example.org\" is no IP address or prefix; names are not looked up, write the addresses\n\
-             \x20   example.org # no\n\
-             \x20   ^~~~~~~~~~~\n\
+            wrong("10.0.0.1\n  localhost # no\n10.0.0.0/255.255.255.0\n"),
+            "/i:2:3: \"localhost\" is no IP address or prefix, and no full name of a host such as office.example.net\n\
+             \x20   localhost # no\n\
+             \x20   ^~~~~~~~~\n\
              /i:3:1: \"10.0.0.0/255.255.255.0\" is written with a netmask; write 10.0.0.0/24\n\
              \x20 10.0.0.0/255.255.255.0\n\
              \x20 ^~~~~~~~~~~~~~~~~~~~~~"
@@ -358,6 +395,7 @@ mod tests {
             ],
             addresses: Vec::new(),
             host: BTreeSet::new(),
+            refresh: Duration::ZERO,
         };
         let complaint = read(&ignore).unwrap_err().to_string();
         assert!(
@@ -394,9 +432,42 @@ mod tests {
         let flood = format!("x{}\n", "y".repeat(10_000)).repeat(1000);
         let text = format!("{flood}{}192.0.2.7", "10.0.0.0/99\n".repeat(100_000));
         let (entries, warnings) = parse(Path::new("/i"), Syntax::Legacy, &text);
-        assert_eq!(entries.len(), 1);
+        assert_eq!(entries.nets.len(), 1);
         assert!(warnings.iter().count() <= Complaints::MAX);
         assert!(warnings.to_string().len() < 20_000);
+    }
+
+    #[test]
+    fn names_are_kept_with_where_they_are_written_up_to_a_bound() {
+        let list = list("office.example.net # x\n10.0.0.1\nOFFICE.example.net\nhome.example.net");
+        let names: Vec<String> = (list.names().iter())
+            .map(|(name, place)| format!("{name} {place}"))
+            .collect();
+        assert_eq!(names, ["home.example.net /i:4", "office.example.net /i:1"]);
+        assert_eq!(list.len(), 3);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ignore.list");
+        let read = |names: usize| {
+            let lines: String = (0..names)
+                .map(|n| format!("n{n:03}.example.net\n"))
+                .collect();
+            std::fs::write(&path, lines).unwrap();
+            let files = vec![IgnoreFile::new(path.clone())];
+            let addresses = vec![Whom::parse("n000.example.net").unwrap()];
+            read(&Ignore {
+                files,
+                addresses,
+                host: BTreeSet::new(),
+                refresh: Duration::ZERO,
+            })
+        };
+        assert_eq!(read(MAX_NAMES).unwrap().0.names().len(), MAX_NAMES);
+        let complaint = read(MAX_NAMES + 1).unwrap_err().to_string();
+        assert!(
+            complaint.contains("n064.example.net is one name too many: 64 are"),
+            "{complaint}"
+        );
     }
 
     #[test]
@@ -446,8 +517,9 @@ mod tests {
                 named,
                 syntax: Syntax::Ours,
             }],
-            addresses: vec!["192.0.2.0/24".parse().unwrap()],
+            addresses: vec![Whom::parse("192.0.2.0/24").unwrap()],
             host: BTreeSet::new(),
+            refresh: Duration::ZERO,
         };
 
         let (list, _) = read(&ignore(false)).unwrap();
@@ -482,7 +554,7 @@ mod tests {
             for syntax in [Syntax::Ours, Syntax::Legacy] {
                 let (entries, complaints) = parse(Path::new("/i"), syntax, &text);
                 let _ = complaints.to_string();
-                prop_assert!(entries.iter().all(|entry| entry.net.prefix_len() > 0));
+                prop_assert!(entries.nets.iter().all(|entry| entry.net.prefix_len() > 0));
             }
         }
 
@@ -493,7 +565,7 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             for syntax in [Syntax::Ours, Syntax::Legacy] {
                 let files = vec![IgnoreFile { path: path.clone(), named: true, syntax }];
-                let ignore = Ignore { files, addresses: Vec::new(), host: BTreeSet::new() };
+                let ignore = Ignore { files, addresses: Vec::new(), host: BTreeSet::new(), refresh: Duration::ZERO };
                 let read = read(&ignore);
                 prop_assert!(syntax == Syntax::Ours || read.is_ok());
             }

@@ -155,8 +155,11 @@ pub(super) const KEYS: &[Key] = &[
         write: |config| write_files(config, Syntax::Legacy),
     },
     key!("ignore.addresses", ignore.addresses:
-        value => value.list("[\"192.0.2.0/24\", \"2001:db8::1\"]", Value::prefix),
-        at => write::list(at.iter().map(|net| write::text(&net.to_string())))),
+        value => value.list("[\"192.0.2.0/24\", \"2001:db8::1\"]", Value::whom),
+        at => write::list(at.iter().map(|whom| write::text(&whom.to_string())))),
+    key!("ignore.refresh", ignore.refresh:
+        value => value.duration(SECOND)?.ok_or_else(|| value.fault("must end some time; write a time such as \"5m\"")),
+        at => write::duration(Some(*at))),
     key!("ignore.host", ignore.host:
         value => value.list("[\"addresses\", \"ssh\"]", |fact| fact.word(FACTS)).map(BTreeSet::from_iter),
         at => write::words(FACTS, at)),
@@ -360,7 +363,7 @@ mod tests {
         let text = include_str!("../../config/ignore.list");
         let (entries, complaints) =
             ignore::parse(Path::new("ignore.list"), ignore::Syntax::Ours, text);
-        assert!(entries.is_empty() && complaints.is_empty());
+        assert!(entries.nets.is_empty() && entries.names.is_empty() && complaints.is_empty());
     }
 
     #[test]

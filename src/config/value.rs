@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeInteger, DeValue};
 
 use super::complaint::{quoted, suggestion};
-use super::{CommandLine, LogRate, RollUp, ignore};
+use super::ignore::Whom;
+use super::{CommandLine, LogRate, RollUp};
 
 /// What stands behind a key, and where.
 #[derive(Clone, Debug)]
@@ -363,10 +363,10 @@ impl<'a> Value<'a> {
         Ok(text.to_owned())
     }
 
-    /// An address or a prefix.
-    pub(super) fn prefix(&self) -> Result<IpNet, Faults> {
+    /// An address, a prefix or a name.
+    pub(super) fn whom(&self) -> Result<Whom, Faults> {
         let text = self.text()?;
-        ignore::prefix(text).map_err(|message| {
+        Whom::parse(text).map_err(|message| {
             vec![Fault {
                 span: self.span.clone(),
                 message: format!("{}: {message}", self.key),

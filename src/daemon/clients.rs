@@ -289,6 +289,11 @@ impl Daemon {
                 }
             }
             Request::Lease { modes, config } => self.answer_lease(id, &modes, &config, now),
+            Request::IgnoredNames => {
+                let names = self.engine.guard().names.iter().map(command::named);
+                let lines = names.map(Line::Named).chain([Line::Done]);
+                self.at_once(id, lines.collect())
+            }
             Request::Explain { address } => {
                 let known = self.engine.explain(address, now);
                 let trigger = self.engine.config().detect.trigger;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::{Daemon, Error, Token};
 use crate::clock::Now;
 use crate::config::Config;
+use crate::config::ignore::HostName;
 use crate::engine::Errand;
-use crate::host::Names;
+use crate::host::{Names, Whereabouts};
 use crate::respond::command::{Ended, Runner};
 
 /// Who runs errands; those that the configuration has no use for are not there.
@@ -60,6 +61,15 @@ impl Daemon {
                         self.engine.named(address, None, now);
                     }
                 }
+                Errand::Whereabouts(name) => {
+                    if let Err(cause) = self.seek(&name) {
+                        let unknown = Whereabouts {
+                            v4: Err(cause.clone()),
+                            v6: Err(cause),
+                        };
+                        self.engine.found(&name, unknown, now);
+                    }
+                }
                 Errand::Run(job) => {
                     let id = job.id;
                     let runs = |runner: &Runner| runner.run(job);
@@ -68,6 +78,21 @@ impl Daemon {
                     }
                 }
             }
+        }
+    }
+
+    /// Has a name looked up, by a thread that is there from the first one on.
+    fn seek(&mut self, name: &HostName) -> Result<(), String> {
+        if self.errands.names.is_none() {
+            let names = Names::start().map_err(|cause| cause.to_string())?;
+            self.add(names.fd(), Token::Name)
+                .map_err(|cause| cause.to_string())?;
+            self.errands.names = Some(names);
+        }
+        let is_sought = |names: &Names| names.seek(name.as_str());
+        match self.errands.names.as_ref().is_some_and(is_sought) {
+            true => Ok(()),
+            false => Err("too many names wait to be looked up".to_owned()),
         }
     }
 
@@ -81,9 +106,17 @@ impl Daemon {
 
     /// Names have been found, or not.
     pub(super) fn names_found(&mut self, now: Now) {
-        let answers = self.errands.names.as_ref().map(Names::answers);
-        for (address, name) in answers.unwrap_or_default() {
+        let Some(names) = &self.errands.names else {
+            return;
+        };
+        let (answers, found) = (names.answers(), names.found());
+        for (address, name) in answers {
             self.engine.named(address, name.as_deref(), now);
+        }
+        for (name, whereabouts) in found {
+            if let Some(name) = HostName::parse(&name) {
+                self.engine.found(&name, whereabouts, now);
+            }
         }
     }
 

@@ -56,6 +56,7 @@ impl Daemon {
         };
         let is_other_crew = old.ban.responders != new.ban.responders;
         self.engine.reconfigure(new, ignored, now);
+        self.engine.look_names_up(now);
         if is_other_crew {
             self.change_responders(members, now);
         }

@@ -252,11 +252,17 @@ impl Daemon {
         if let Err(failures) = text.begin(config.watch_modes()) {
             failures.iter().for_each(|failure| warn!("{failure}"));
         }
+        let names = history.names()?;
+        let is_listed = |name: &str| ignored.names().keys().any(|it| it.as_str() == name);
+        for name in names.keys().filter(|name| !is_listed(name)) {
+            history.forget_name(name)?;
+        }
         let recorder = Recorder::start(history, text).map_err(Error::thread("write history"))?;
         let mut guard = Guard::new(&config, ignored, host.facts().clone());
         guard.resolvers_changed(resolvers.clone());
         let mut engine = Engine::new(config, guard, crew, recorder);
         engine.find_logins_by(Box::new(sessions::finder()));
+        engine.remember_names(names);
         engine.spare_friends(now);
         engine.logins_changed(now);
         if let Some(history) = &reader {

@@ -2,8 +2,9 @@
 
 use super::{Daemon, count, follow};
 use crate::clock::Now;
+use crate::command;
 use crate::config::{Method, Response};
-use crate::control::{CaptureStatus, Health, Repair, State, Status};
+use crate::control::{CaptureStatus, Friends, Health, Repair, State, Status};
 use crate::engine;
 use crate::probe::Skip;
 
@@ -13,6 +14,7 @@ impl Daemon {
         if self.replay.is_none() {
             self.engine.verify(now);
         }
+        self.engine.look_for_logins(false, now);
         let config = self.engine.config();
         let differing_for = self
             .engine
@@ -65,8 +67,18 @@ impl Daemon {
                 dropped: captured.kernel_drops,
                 skipped: skipped.collect(),
             },
+            friends: self.friends(),
             counters: self.engine.counters,
             troubles,
+        }
+    }
+
+    fn friends(&self) -> Friends {
+        let guard = self.engine.guard();
+        Friends {
+            ignored: count(guard.ignored()),
+            names: guard.names.iter().map(command::named).collect(),
+            host: guard.of_this_host().map(ToString::to_string).collect(),
         }
     }
 

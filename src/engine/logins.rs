@@ -27,7 +27,8 @@ impl Engine {
         self.look_for_logins(true, now);
     }
 
-    pub(super) fn look_for_logins(&mut self, is_news: bool, now: Now) {
+    /// Finds out who is logged in, if that was not done a moment ago or is news.
+    pub fn look_for_logins(&mut self, is_news: bool, now: Now) {
         let Some(find) = self
             .find_logins
             .as_mut()

@@ -10,6 +10,7 @@ use super::post::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::report::Outcome;
 use super::{About, Engine, Health, Record};
 use crate::clock::{Mono, Now};
+use crate::config::ignore::HostName;
 use crate::config::{CommandLine, ResponderKind};
 use crate::log::alerts;
 use crate::policy::Alarm;
@@ -22,6 +23,8 @@ use crate::source::Source;
 pub enum Errand {
     /// Find the name of this address.
     Name(IpAddr),
+    /// Find out where this name leads to.
+    Whereabouts(HostName),
     /// Run a program of the admin's.
     Run(Job),
 }

@@ -18,6 +18,15 @@ pub enum Friend {
     Own(IpAddr),
     /// In an ignore list, and where that says so.
     Ignored(String),
+    /// Where a name in an ignore list leads to.
+    Named {
+        /// The name.
+        name: String,
+        /// Its address.
+        address: IpAddr,
+        /// Where it is written.
+        place: String,
+    },
     /// A router that a default route leads to.
     Gateway {
         /// Its address.
@@ -86,6 +95,10 @@ impl HostFriends {
         found.next().map(|(_, friend)| friend)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Friend> {
+        self.0.values()
+    }
+
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.0.keys().copied()
     }
@@ -99,6 +112,11 @@ impl fmt::Display for Friend {
             ),
             Self::Own(address) => write!(f, "{address} is this host's own address"),
             Self::Ignored(place) => write!(f, "it is ignored ({place})"),
+            Self::Named {
+                name,
+                address,
+                place,
+            } => write!(f, "it is ignored ({name} in {place}, which is {address})"),
             Self::Gateway { address, link } => {
                 write!(f, "{address} is the default gateway")?;
                 link.iter().try_for_each(|link| write!(f, " (dev {link})"))

@@ -15,8 +15,8 @@ use nix::unistd::geteuid;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::Error;
 use super::row::Row;
+use super::{Error, names};
 
 /// "PtSy" in the file's header: ours. `file history.db` shows it.
 const APPLICATION_ID: u32 = 0x5074_5379;
@@ -371,6 +371,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))?;
     connection.execute_batch(SITES)?;
+    connection.execute_batch(names::TABLE)?;
     connection.pragma_update(None, "cache_size", CACHE_SIZE)
 }
 

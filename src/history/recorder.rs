@@ -94,7 +94,7 @@ impl Recorder {
         let is_strangers = match &record {
             Record::Scan { .. } | Record::Line { .. } => true,
             Record::Ban(ban) => matches!(ban.origin, Origin::Scan | Origin::RollUp),
-            Record::End { .. } => false,
+            Record::End { .. } | Record::Name { .. } => false,
         };
         let mut state = self.shared.lock();
         if is_strangers && state.queue.len() >= Self::QUEUE {

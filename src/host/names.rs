@@ -1,7 +1,8 @@
-//! [`Names`]: what an address is called, looked up on a thread of its own, for logs.
+//! [`Names`]: what an address is called, for logs, and where a name leads to, both looked up on a thread of its own.
 //!
-//! Whoever scans us may own the answer: it is cleaned, and its look-up may take as long as the system's resolver lets it
-//! (ten seconds and more). Meanwhile other look-ups wait, so whoever asks goes on without a name when his patience ends.
+//! Whoever scans us may own the answer to the first: it is cleaned, and its look-up may take as long as the system's resolver lets it
+//! (ten seconds and more). Meanwhile other look-ups wait, so whoever asks goes on without a name when his patience ends. The
+//! names that an admin wrote down come first.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,11 +29,23 @@ struct State {
     /// Those still to be looked up, and the one that is just being.
     asked: VecDeque<IpAddr>,
     answers: Vec<(IpAddr, Option<String>)>,
+    /// Names, likewise.
+    sought: VecDeque<String>,
+    found: Vec<(String, Whereabouts)>,
     is_over: bool,
 }
 
+/// Where a name leads to: its addresses of each family, as far as that could be found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// IPv4; an empty list: it has none.
+    pub v4: Result<Vec<IpAddr>, String>,
+    /// IPv6; an empty list: it has none.
+    pub v6: Result<Vec<IpAddr>, String>,
+}
+
 impl Names {
-    /// Addresses that may wait.
+    /// Addresses that may wait, and names.
     pub const QUEUE: usize = 256;
 
     /// Starts the thread.
@@ -40,10 +53,16 @@ impl Names {
     /// # Errors
     /// When the system has no thread or no eventfd left.
     pub fn start() -> io::Result<Self> {
-        Self::with(|address| dns_lookup::lookup_addr(&address).ok())
+        Self::with(
+            |address| dns_lookup::lookup_addr(&address).ok(),
+            Whereabouts::look_up,
+        )
     }
 
-    fn with(look_up: impl Fn(IpAddr) -> Option<String> + Send + 'static) -> io::Result<Self> {
+    fn with(
+        look_up: impl Fn(IpAddr) -> Option<String> + Send + 'static,
+        find: impl Fn(&str) -> Whereabouts + Send + 'static,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -52,7 +71,7 @@ impl Names {
         let worker = Arc::clone(&shared);
         thread::Builder::new()
             .name("names".to_owned())
-            .spawn(move || worker.work(look_up))?;
+            .spawn(move || worker.work(look_up, find))?;
         Ok(Self { shared })
     }
 
@@ -71,7 +90,22 @@ impl Names {
         true
     }
 
-    /// Becomes readable when there are answers; [`answers`](Self::answers) makes it unreadable again.
+    /// Asks where a name leads to, as [`ask`](Self::ask).
+    pub fn seek(&self, name: &str) -> bool {
+        let mut state = self.shared.lock();
+        if state.sought.iter().any(|it| it == name) {
+            return true;
+        }
+        if state.sought.len() >= Self::QUEUE {
+            return false;
+        }
+        state.sought.push_back(name.to_owned());
+        drop(state);
+        self.shared.wake.notify_one();
+        true
+    }
+
+    /// Becomes readable when there is something in [`answers`](Self::answers) or [`found`](Self::found): ask for both.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.shared.rings.as_fd()
@@ -82,6 +116,12 @@ impl Names {
         // Nothing to read is fine; in this order, none is overlooked.
         let _ = self.shared.rings.read();
         std::mem::take(&mut self.shared.lock().answers)
+    }
+
+    /// Where names lead to, found out since this was last asked.
+    pub fn found(&self) -> Vec<(String, Whereabouts)> {
+        let _ = self.shared.rings.read();
+        std::mem::take(&mut self.shared.lock().found)
     }
 }
 
@@ -97,15 +137,29 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self, look_up: impl Fn(IpAddr) -> Option<String>) {
+    fn work(&self, look_up: impl Fn(IpAddr) -> Option<String>, find: impl Fn(&str) -> Whereabouts) {
+        let idle =
+            |state: &mut State| state.asked.is_empty() && state.sought.is_empty() && !state.is_over;
         loop {
-            let idle = |state: &mut State| state.asked.is_empty() && !state.is_over;
             let state = self
                 .wake
                 .wait_while(self.lock(), idle)
                 .unwrap_or_else(PoisonError::into_inner);
-            let Some(address) = state.asked.front().copied().filter(|_| !state.is_over) else {
+            if state.is_over {
                 return;
+            }
+            if let Some(name) = state.sought.front().cloned() {
+                drop(state);
+                let found = find(&name);
+                let mut state = self.lock();
+                state.sought.pop_front();
+                state.found.push((name, found));
+                drop(state);
+                let _ = self.rings.write(1);
+                continue;
+            }
+            let Some(address) = state.asked.front().copied() else {
+                continue;
             };
             drop(state);
             let name = look_up(address).and_then(|name| clean(&name, address));
@@ -117,6 +171,44 @@ impl Shared {
             let _ = self.rings.write(1);
         }
     }
+}
+
+impl Whereabouts {
+    /// Addresses of a family that are taken at most.
+    pub const MAX: usize = 32;
+
+    /// Asks the system: /etc/hosts, the DNS, whatever nsswitch.conf(5) has.
+    fn look_up(name: &str) -> Self {
+        Self {
+            v4: addresses(name, libc::AF_INET),
+            v6: addresses(name, libc::AF_INET6),
+        }
+    }
+}
+
+/// The addresses of one family: asked for each on its own, so that it is known which of them are not known.
+fn addresses(name: &str, family: i32) -> Result<Vec<IpAddr>, String> {
+    let hints = dns_lookup::AddrInfoHints {
+        address: family,
+        socktype: libc::SOCK_STREAM,
+        ..Default::default()
+    };
+    let found = match dns_lookup::getaddrinfo(Some(name), None, Some(hints)) {
+        Ok(found) => found,
+        Err(error) => {
+            use dns_lookup::LookupErrorKind::{NoData, NoName};
+            return match error.kind() {
+                NoName | NoData => Ok(Vec::new()),
+                _ => Err(io::Error::from(error).to_string()),
+            };
+        }
+    };
+    let found = found.flatten().map(|it| it.sockaddr.ip().to_canonical());
+    let mut found: Vec<IpAddr> = found.take(Whereabouts::MAX).collect();
+    // The order in which a name server gives them means nothing.
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
 }
 
 /// The longest name of the DNS.
@@ -246,10 +338,14 @@ mod tests {
     #[test]
     fn one_address_asked_for_twice_is_looked_up_once_and_who_asks_never_waits() {
         let (send, gate) = mpsc::channel::<()>();
-        let names = Names::with(move |address| {
-            gate.recv().ok()?;
-            Some(format!("{address}.example"))
-        })
+        let nobody = |_: &str| panic!("nobody asks for that");
+        let names = Names::with(
+            move |address| {
+                gate.recv().ok()?;
+                Some(format!("{address}.example"))
+            },
+            nobody,
+        )
         .unwrap();
         let taken = (0..=255)
             .chain(0..=255)
@@ -267,6 +363,49 @@ mod tests {
         );
         assert_eq!(answers.len(), Names::QUEUE);
         assert!(names.ask(address(7)), "there is room again");
+    }
+
+    #[test]
+    fn a_name_that_is_sought_comes_before_addresses_that_wait() {
+        let (send, gate) = mpsc::channel::<()>();
+        let names = Names::with(
+            move |address| {
+                gate.recv().ok()?;
+                Some(format!("{address}.example"))
+            },
+            |_| Whereabouts {
+                v4: Ok(vec![address(9)]),
+                v6: Err("no answer".to_owned()),
+            },
+        )
+        .unwrap();
+        names.ask(address(1));
+        names.ask(address(2));
+        assert!(names.seek("office.example") && names.seek("office.example"));
+        send.send(()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let found = loop {
+            let found = names.found();
+            if !found.is_empty() {
+                break found;
+            }
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(1));
+        };
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1.v4, Ok(vec![address(9)]));
+        assert_eq!(names.answers().len(), 1, "the other one is still asked for");
+        let many = (0..1000).filter(|n| names.seek(&format!("n{n}"))).count();
+        assert!(many <= 2 * Names::QUEUE, "{many}");
+        drop(send);
+    }
+
+    #[test]
+    fn the_system_is_asked_where_a_name_leads_to() {
+        let here = Whereabouts::look_up("localhost");
+        assert_eq!(here.v4, Ok(vec![IpAddr::from([127, 0, 0, 1])]));
+        let nowhere = Whereabouts::look_up("192.0.2.7/x");
+        assert!(!nowhere.v4.is_ok_and(|found| !found.is_empty()));
     }
 
     #[test]

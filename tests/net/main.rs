@@ -31,6 +31,9 @@ mod friends;
 /// The gateways, the name servers, and from where somebody is logged in.
 mod neighbours;
 
+/// Where names in the ignore lists lead to.
+mod names;
+
 /// Whom the kernel lets through whatever is banned.
 mod ignored;
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::name::{HostName, Whom};
 use crate::config::complaint::{Complaint, line_of, quoted};
 use crate::log::alerts;
 use crate::source::unmapped;
@@ -15,7 +16,7 @@ use crate::source::unmapped;
 /// How an ignore file's lines are read. Both know remarks behind `#`, blank lines, host bits, IPv4 and IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
-    /// An address or prefix and nothing else. What is neither is a mistake.
+    /// An address, a prefix or a name, and nothing else. What is none of them is a mistake.
     Ours,
     /// As 1.2 read it: what looks like an address or prefix at the beginning counts, and what follows is a remark. What
     /// is neither is passed over.
@@ -24,8 +25,7 @@ pub enum Syntax {
 
 /// What a line says. One may say something and have a mistake all the same.
 pub(super) struct Line {
-    /// Whom it names; never a prefix of length 0.
-    pub(super) net: Option<IpNet>,
+    pub(super) whom: Option<Whom>,
     pub(super) mistake: Option<Mistake>,
 }
 
@@ -39,10 +39,10 @@ pub(super) struct Mistake {
 }
 
 impl Syntax {
-    /// Whom the line names, if anybody: to find the lines that name a prefix.
+    /// Whom the line names, if anybody: to find the lines that name somebody.
     #[must_use]
-    pub fn names(self, line: &str) -> Option<IpNet> {
-        self.read(line).net
+    pub fn names(self, line: &str) -> Option<Whom> {
+        self.read(line).whom
     }
 
     pub(super) fn read(self, line: &str) -> Line {
@@ -67,13 +67,13 @@ impl Mistake {
 
 impl Line {
     const EMPTY: Self = Self {
-        net: None,
+        whom: None,
         mistake: None,
     };
 
-    fn of(net: IpNet) -> Self {
+    fn of(whom: Whom) -> Self {
         Self {
-            net: Some(net),
+            whom: Some(whom),
             ..Self::EMPTY
         }
     }
@@ -82,7 +82,7 @@ impl Line {
         // A line is read from its first word on: what is found first is it.
         let start = line.find(word).unwrap_or_default();
         Self {
-            net: None,
+            whom: None,
             mistake: Some(Mistake {
                 span: start..start + word.len(),
                 message,
@@ -97,7 +97,7 @@ fn ours(line: &str) -> Line {
     if words.is_empty() {
         return Line::EMPTY;
     }
-    prefix(words).map_or_else(|message| Line::wrong(line, words, message), Line::of)
+    Whom::parse(words).map_or_else(|message| Line::wrong(line, words, message), Line::of)
 }
 
 /// 1.2 skipped a line that begins with `#` or is empty, took the leading run of digits, dots, colons and slashes of any
@@ -115,7 +115,7 @@ fn legacy(line: &str) -> Line {
     };
     if word.is_empty() {
         let word = text.split_whitespace().next().unwrap_or_default();
-        return passed_over(line, word, &no_prefix(word));
+        return passed_over(line, word, &no_prefix_of_1_2(word));
     }
     let (host, length) = match word.split_once('/') {
         Some((host, length)) => (host, Some(length)),
@@ -150,7 +150,7 @@ fn legacy(line: &str) -> Line {
     };
     let net = IpNet::new(address, bits).map_or(alone, |net| unmapped(net.trunc()));
     if net.prefix_len() > 0 {
-        return Line::of(net);
+        return Line::of(Whom::Net(net));
     }
     let alone = unmapped(alone);
     let message = format!(
@@ -159,7 +159,7 @@ fn legacy(line: &str) -> Line {
         alone.addr()
     );
     Line {
-        net: Some(alone),
+        whom: Some(Whom::Net(alone)),
         ..Line::wrong(line, word, message)
     }
 }
@@ -216,6 +216,14 @@ pub fn prefix(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
+/// As [`no_prefix`], where names mean nothing.
+fn no_prefix_of_1_2(text: &str) -> String {
+    match HostName::parse(text) {
+        Some(_) => "no IP address or prefix; names are looked up in the files of ignore.files alone, write the addresses".to_owned(),
+        None => no_prefix(text),
+    }
+}
+
 /// What `text` is instead of a prefix, and what to write.
 fn no_prefix(text: &str) -> String {
     if text.split_whitespace().count() > 1 {
@@ -245,7 +253,8 @@ fn no_prefix(text: &str) -> String {
         return "an address with an interface; write it without what begins with %".to_owned();
     }
     if text.contains(|c: char| c.is_alphabetic()) && !text.contains(':') {
-        return "no IP address or prefix; names are not looked up, write the addresses".to_owned();
+        return "no IP address or prefix, and no full name of a host such as office.example.net"
+            .to_owned();
     }
     "no IP address or prefix; write one such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32".to_owned()
 }
@@ -257,9 +266,9 @@ mod tests {
 
     /// Whom the line names, and what is wrong with it.
     fn read(syntax: Syntax, line: &str) -> (Option<String>, Option<String>) {
-        let Line { net, mistake } = syntax.read(line);
+        let Line { whom, mistake } = syntax.read(line);
         let complaint = mistake.map(|it| it.on_line(Path::new("/i"), 1, line).to_string());
-        (net.map(|net| net.to_string()), complaint)
+        (whom.map(|whom| whom.to_string()), complaint)
     }
 
     #[test]
@@ -294,8 +303,10 @@ mod tests {
             ("::ffff:10.9.0.2", "10.9.0.2/32", "10.9.0.2/32"),
             ("::ffff:10.9.0.0/120", "10.9.0.0/24", "10.9.0.0/24"),
             ("fe80::1%eth0", "fe80::1/128", "no"),
+            ("Office.example.net # x", "", "office.example.net"),
+            ("localhost", "", "no"),
         ] {
-            assert_eq!(read(Syntax::Legacy, line), (shown(theirs), None), "{line}");
+            assert_eq!(read(Syntax::Legacy, line).0, shown(theirs), "{line}");
             let (net, complaint) = read(Syntax::Ours, line);
             assert_eq!(complaint.is_some(), ours == "no", "{line}");
             assert_eq!(net, shown(ours).filter(|it| it != "no"), "{line}");
@@ -309,9 +320,12 @@ mod tests {
     #[test]
     fn what_says_nothing_in_1_2_s_syntax_is_passed_over_with_a_reason() {
         for (line, reason) in [
-            ("example.org", "names are not looked up"),
+            (
+                "example.org",
+                "names are looked up in the files of ignore.files alone",
+            ),
             ("localhost # me", "\"localhost\" is no IP address"),
-            ("bad.cafe.example", "names are not looked up"),
+            ("bad.cafe.example", "no IP address or prefix"),
             ("10.9.0.256", "no IP address or prefix"),
             ("10.9.65536", "no IP address or prefix"),
             ("256.9.2", "no IP address or prefix"),
@@ -346,8 +360,8 @@ mod tests {
             "2001:db8::/129",
             "2001:db8::/24f",
         ] {
-            let Line { net, mistake } = Syntax::Legacy.read(line);
-            assert_eq!(net, None, "{line}");
+            let Line { whom, mistake } = Syntax::Legacy.read(line);
+            assert_eq!(whom, None, "{line}");
             let complaint = mistake.unwrap().on_line(Path::new("/i"), 7, line);
             assert_eq!(
                 complaint.alert.unwrap(),
@@ -394,8 +408,10 @@ mod tests {
         ) {
             let line = line.replace('x', &odd.to_string());
             for syntax in [Syntax::Ours, Syntax::Legacy] {
-                let Line { net, mistake } = syntax.read(&line);
-                prop_assert!(net.is_none_or(|net| net.prefix_len() > 0 && net == net.trunc()));
+                let Line { whom, mistake } = syntax.read(&line);
+                if let Some(Whom::Net(net)) = whom {
+                    prop_assert!(net.prefix_len() > 0 && net == net.trunc());
+                }
                 let _ = mistake.map(|it| it.on_line(Path::new("/i"), 1, &line).to_string());
             }
         }

@@ -86,7 +86,9 @@ fn who_becomes_a_friend_ends_the_roll_up_alone() {
     bench.scans(&["2001:db8:2:1::9", "2001:db8:2:2::9"], NOW);
     let friend = config::Ignore {
         files: Vec::new(),
-        addresses: vec!["2001:db8:2:ff::1/128".parse().unwrap()],
+        addresses: vec![config::ignore::Whom::Net(
+            "2001:db8:2:ff::1/128".parse().unwrap(),
+        )],
         ..Config::default().ignore
     };
     let (ignored, _) = config::ignore::read(&friend).unwrap();

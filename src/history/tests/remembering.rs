@@ -276,6 +276,42 @@ fn pruning_takes_what_is_over_and_leaves_what_runs() {
 }
 
 #[test]
+fn where_names_led_to_is_known_after_a_restart() {
+    let (_dir, path) = temp();
+    let name = |name: &str, addresses: &[&str]| Record::Name {
+        name: name.into(),
+        addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+    };
+    let mut history = History::open(&path).unwrap();
+    let records = [
+        name("office.example.net", &["192.0.2.7"]),
+        name("home.example.net", &["192.0.2.9"]),
+        name(
+            "office.example.net",
+            &["2001:db8::7", "192.0.2.8", "192.0.2.8"],
+        ),
+    ];
+    history.append(&records).unwrap();
+    drop(history);
+    let mut history = History::open(&path).unwrap();
+    let known = |history: &History| -> Vec<String> {
+        let names = history.names().unwrap();
+        names
+            .iter()
+            .map(|(name, at)| format!("{name} {at:?}"))
+            .collect()
+    };
+    let office = "office.example.net [192.0.2.8, 2001:db8::7]";
+    assert_eq!(known(&history), ["home.example.net [192.0.2.9]", office]);
+    history.forget_name("home.example.net").unwrap();
+    assert_eq!(known(&history), [office]);
+    // One that an older version made, and nobody has opened to write since.
+    history.connection.execute("DROP TABLE name", []).unwrap();
+    let history = History::open_read_only(&path).unwrap().unwrap();
+    assert_eq!(known(&history), [""; 0]);
+}
+
+#[test]
 fn rows_that_somebody_spoilt_are_left_out_and_counted() {
     let (_dir, path) = temp();
     let mut history = History::open(&path).unwrap();

@@ -45,7 +45,7 @@ impl<'a> Daemon<'a> {
     pub(crate) fn start_in(surroundings: &Surroundings, host: &'a Host, config: &str) -> Self {
         let all = "ignore.host = [\"addresses\", \"gateways\", \"resolvers\", \"ssh\"]\n";
         let mut daemon = Self::new(host, &format!("{all}{config}"));
-        daemon.surroundings = Some(surroundings.root().to_owned());
+        daemon.see(surroundings);
         daemon.restart();
         daemon
     }
@@ -71,6 +71,11 @@ impl<'a> Daemon<'a> {
         daemon.ignore("");
         daemon.configure(config);
         daemon
+    }
+
+    /// It sees these from its next start on, and so do commands.
+    pub(crate) fn see(&mut self, surroundings: &Surroundings) {
+        self.surroundings = Some(surroundings.root().to_owned());
     }
 
     /// Puts these lines into the configuration, in place of those before.
@@ -118,22 +123,8 @@ impl<'a> Daemon<'a> {
             .append(true)
             .open(self.path("log"))
             .expect("the directory is ours");
-        let mut command = match &self.surroundings {
-            None => self.program(),
-            Some(root) => {
-                let mut command = self.host.command("unshare");
-                command
-                    .args(["--mount", "--propagation", "private", "sh", "-c"])
-                    .arg(surroundings::INSIDE)
-                    .arg(root)
-                    .arg(PROGRAM)
-                    .arg("-c")
-                    .arg(self.config());
-                command
-            }
-        };
-        command.arg("run").stderr(log);
-        self.child = Some(command.spawn().expect("ip is there"));
+        let child = self.program().arg("run").stderr(log).spawn();
+        self.child = Some(child.expect("ip is there"));
     }
 
     /// Runs it in the foreground when it is not expected to stay.
@@ -261,7 +252,18 @@ impl<'a> Daemon<'a> {
     }
 
     fn program(&self) -> Command {
-        let mut command = self.host.command(PROGRAM);
+        let mut command = match &self.surroundings {
+            None => self.host.command(PROGRAM),
+            Some(root) => {
+                let mut command = self.host.command("unshare");
+                command
+                    .args(["--mount", "--propagation", "private", "sh", "-c"])
+                    .arg(surroundings::INSIDE)
+                    .arg(root)
+                    .arg(PROGRAM);
+                command
+            }
+        };
         command.arg("-c").arg(self.config());
         command
     }

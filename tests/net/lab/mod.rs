@@ -2,6 +2,7 @@
 
 mod daemon;
 mod host;
+mod name_server;
 mod packets;
 mod sandbox;
 mod surroundings;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use daemon::{Daemon, Said};
 pub(crate) use host::{Element, Host};
+pub(crate) use name_server::{Mood, NameServer};
 pub(crate) use packets::{
     DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns, tcp_syn,
 };
