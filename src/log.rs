@@ -5,7 +5,7 @@ mod syslog;
 pub mod alerts;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +26,8 @@ use syslog::Syslog;
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
-    /// Standard error; the journal where that is connected to it, with the fields of each event.
+    /// Standard error; the journal where that is connected to it, with the fields of each event; the system log where it is
+    /// /dev/null, as an init script leaves it.
     Foreground,
     /// The system log: there is no standard error in the background.
     Syslog,
@@ -34,7 +35,7 @@ pub enum Sink {
 
 /// Sends the log to its sink. Called once, by the daemon.
 pub fn start(sink: Sink) {
-    let in_front = sink == Sink::Foreground;
+    let in_front = sink == Sink::Foreground && !stderr_is_null();
     let journal = (in_front && stderr_is_journal())
         .then(tracing_journald::layer)
         .and_then(Result::ok)
@@ -63,6 +64,14 @@ fn write_message(to: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> 
         write!(to, "{value:?}")?;
     }
     Ok(())
+}
+
+/// Whether nobody can read standard error.
+fn stderr_is_null() -> bool {
+    let stderr = io::stderr().as_fd().try_clone_to_owned();
+    let metadata = stderr.and_then(|fd| File::from(fd).metadata());
+    let null = fs::metadata("/dev/null");
+    matches!((metadata, null), (Ok(stderr), Ok(null)) if stderr.rdev() == null.rdev() && stderr.rdev() != 0)
 }
 
 /// Whether standard error is the stream that systemd connected to the journal: a program that inherited the variable and
