@@ -5,7 +5,17 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test test-kernel compliance distro bench deny manual
+.PHONY: help setup build install deb demo run test test-kernel compliance distro bench deny manual
+
+# Where `make install` puts things: below DESTDIR, which is not part of their names.
+PREFIX ?= /usr/local
+DESTDIR ?=
+PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/portsentry
+ETC := $(DESTDIR)/etc
+SHARE := $(DESTDIR)$(PREFIX)/share
+# Where zsh looks for completions.
+ZSH ?= $(PREFIX)/share/zsh/site-functions
+LIB := $(DESTDIR)$(PREFIX)/lib
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +26,28 @@ setup: ## install what building and testing need
 build: ## target/release/portsentry
 	@packaging/setup --build-only
 	cargo build --release --locked
+
+install: ## what `make build` has made and all that goes with it, to PREFIX (/usr/local) below DESTDIR; keeps a configuration
+	@test -x $(PROGRAM) || { echo 'make install: $(PROGRAM) is missing: run make build first' >&2; exit 1; }
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/sbin/portsentry
+	install -D -m 644 -t $(SHARE)/portsentry nft/portsentry.nft config/portsentry.toml
+	install -D -m 644 -t $(SHARE)/portsentry/drop-ins packaging/systemd/examples/*.conf
+	install -D -m 644 -t $(SHARE)/man/man8 packaging/man/*.8
+	install -D -m 644 -t $(SHARE)/man/man5 packaging/man/*.5
+	install -D -m 644 packaging/completions/portsentry.bash $(SHARE)/bash-completion/completions/portsentry
+	install -D -m 644 -t $(DESTDIR)$(ZSH) packaging/completions/_portsentry
+	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d packaging/completions/portsentry.fish
+	install -D -m 644 packaging/systemd/portsentry-nft.sysusers $(LIB)/sysusers.d/portsentry-nft.conf
+	install -D -m 644 -t $(LIB)/systemd/system packaging/systemd/portsentry-nft.service
+	sed -i 's|=/usr/sbin/|=$(PREFIX)/sbin/|' $(LIB)/systemd/system/portsentry-nft.service
+	install -D -m 644 packaging/portsentry-nft.logrotate $(ETC)/logrotate.d/portsentry-nft
+	for file in portsentry.toml ignore.list; do \
+		test -e $(ETC)/portsentry/$$file || install -D -m 644 -t $(ETC)/portsentry config/$$file || exit 1; \
+	done
+
+deb: ## target/deb/portsentry-nft_*.deb, for the Debian that it is built on and newer ones; lintian looks at it
+	@packaging/setup --deb
+	packaging/deb
 
 demo: build ## a scan, a ban and an unban in two network namespaces; leaves no trace on this host
 	tests/demo target/release/portsentry
@@ -38,8 +70,9 @@ compliance: setup ## 1.2's behaviour, the original's and ours, case by case; pri
 	tests/compliance/fetch
 	PORTSENTRY=both cargo test --locked --test compliance
 
-distro: ## in a booted Debian 12 and 13: units, sandbox, journal, reload, reboot (as root; needs Debian's packages)
+distro: ## in a booted Debian 12 and 13: package, units, sandbox, journal, reload, reboot (as root; needs Debian's packages)
 	@packaging/setup --distro
+	packaging/deb
 	tests/distro/roots
 	cargo test --locked --test distro
 
