@@ -34,6 +34,8 @@ pub(crate) struct Machine {
     /// What it has written to its disk, and what its boots said.
     dir: TempDir,
     cgroup: PathBuf,
+    /// What is /usr/sbin/portsentry, whatever its disk has there.
+    program: Option<&'static str>,
     power: Option<Child>,
 }
 
@@ -54,23 +56,36 @@ exec unshare --mount --cgroup --pid --fork --kill-child --mount-proc sh -ec '
     mount -t cgroup2 none /sys/fs/cgroup
     exec systemd-nspawn --boot --quiet --register=no --keep-unit --console=pipe --directory="$1/root" \
         --network-namespace-path="$1/net" --capability=CAP_NET_ADMIN,CAP_NET_RAW \
-        --bind-ro="$5:/usr/sbin/portsentry" --resolv-conf=off --timezone=off --link-journal=no
+        ${5:+"--bind-ro=$5:/usr/sbin/portsentry"} --resolv-conf=off --timezone=off --link-journal=no
 ' boot "$@"
 "#;
 
 impl Release {
-    fn root(self) -> PathBuf {
-        let name = match self {
+    /// As in the names of files under target/distro.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::Debian12 => "debian12",
             Self::Debian13 => "debian13",
-        };
-        target("distro").join(name)
+        }
+    }
+
+    fn root(self) -> PathBuf {
+        target("distro").join(self.name())
     }
 }
 
 impl Machine {
     /// A Debian that is booted and has nothing of portsentry but the program, as /usr/sbin/portsentry.
     pub(crate) fn boot(release: Release) -> Self {
+        Self::with(release, Some(PROGRAM))
+    }
+
+    /// A Debian that is booted and has nothing of portsentry at all.
+    pub(crate) fn boot_bare(release: Release) -> Self {
+        Self::with(release, None)
+    }
+
+    fn with(release: Release, program: Option<&'static str>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let root = release.root();
         assert!(
@@ -95,6 +110,7 @@ impl Machine {
             root,
             dir,
             cgroup: cgroups().join(name),
+            program,
             power: None,
         };
         machine.switch_on();
@@ -108,7 +124,7 @@ impl Machine {
             .args(["--pdeathsig", "KILL", "sh", "-ec", BOOT, "boot"])
             .args([self.dir.path(), &self.root])
             .arg(self.net.host.namespace())
-            .args([&self.cgroup, Path::new(PROGRAM)])
+            .args([&self.cgroup, Path::new(self.program.unwrap_or_default())])
             .stdin(Stdio::null())
             .stderr(console.try_clone().expect("a file can be shared"))
             .stdout(console)

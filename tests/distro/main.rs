@@ -29,6 +29,12 @@ mod unit;
 /// What reloads, reboots and commands do to bans.
 mod bans;
 
+/// Installed from our package, and removed again.
+mod package;
+
+/// Our package in place of Debian's own portsentry 1.2.
+mod upgrade;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
