@@ -1,14 +1,18 @@
-//! The capabilities that portsentry needs: whether it has them, and getting rid of all others.
+//! The capabilities that portsentry needs: whether it has them, getting rid of all others, and becoming another user with them.
 //!
-//! Changing the user is for `daemon`.
+//! All of it is about the calling thread, and those it starts from then on.
 
 use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::unistd;
+use rustix::thread::{self, Gid, Uid};
 
 /// What is needed, by what is to be done. CAP_NET_ADMIN, to change nftables, and CAP_NET_RAW, to see packets, always are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +46,17 @@ pub enum Error {
         set: &'static str,
         /// What the kernel said.
         cause: CapsError,
+    },
+    /// There is nobody of that name.
+    #[error("daemon.user names {0}, and there is no such user; create it, or name another")]
+    NoSuchUser(String),
+    /// By setresuid and the like.
+    #[error("cannot become the user {name}, whom daemon.user names: {cause}")]
+    Become {
+        /// The user's name.
+        name: String,
+        /// What the kernel said.
+        cause: rustix::io::Errno,
     },
     /// PR_SET_NO_NEW_PRIVS
     #[error("cannot give up gaining privileges: {0}")]
@@ -112,6 +127,80 @@ pub fn drop_to_needed(needs: Needs) -> Result<(), Error> {
     set(CapSet::Permitted, &needed)?;
     set(CapSet::Effective, &needed)?;
     prctl::set_no_new_privs().map_err(Error::NoNewPrivileges)
+}
+
+/// A user to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+}
+
+impl User {
+    /// The user of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named(name: &str) -> Result<Self, Error> {
+        let found = unistd::User::from_name(name).ok().flatten();
+        let found = found.ok_or_else(|| Error::NoSuchUser(name.to_owned()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            uid: Uid::from_raw(found.uid.as_raw()),
+            gid: Gid::from_raw(found.gid.as_raw()),
+        })
+    }
+
+    /// Whom the calling thread runs as.
+    #[must_use]
+    pub fn current() -> Self {
+        let uid = unistd::geteuid();
+        let found = unistd::User::from_uid(uid).ok().flatten();
+        Self {
+            name: found.map_or_else(|| uid.to_string(), |user| user.name),
+            uid: Uid::from_raw(uid.as_raw()),
+            gid: Gid::from_raw(unistd::getegid().as_raw()),
+        }
+    }
+
+    /// Makes the calling thread run as this user, in its own group alone. Threads that run already stay who they are. What is
+    /// permitted stays permitted, but nothing is effective until [`drop_to_needed`].
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does for all but root.
+    pub fn embody(&self) -> Result<(), Error> {
+        if *self == Self::current() {
+            return Ok(());
+        }
+        thread::set_keep_capabilities(true)
+            .and_then(|()| thread::set_thread_groups(&[self.gid]))
+            .and_then(|()| thread::set_thread_res_gid(self.gid, self.gid, self.gid))
+            .and_then(|()| thread::set_thread_res_uid(self.uid, self.uid, self.uid))
+            .map_err(|cause| Error::Become {
+                name: self.name.clone(),
+                cause,
+            })
+    }
+
+    /// Whether this user, in its own group alone and without special rights, may make files in a directory.
+    #[must_use]
+    pub fn may_write(&self, directory: &Metadata) -> bool {
+        let shift = if directory.uid() == self.uid.as_raw() {
+            6
+        } else if directory.gid() == self.gid.as_raw() {
+            3
+        } else {
+            0
+        };
+        (directory.mode() >> shift) & 0o3 == 0o3
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 /// Has programs that the calling thread starts keep what we always need, whoever they run as. What cannot be handed on is what
@@ -255,6 +344,51 @@ mod tests {
             drop_to_needed(PACKETS).expect("this test needs root");
             assert_eq!(require(PACKETS), Ok(()));
         });
+    }
+
+    #[test]
+    fn another_user_has_what_is_needed_and_none_of_roots_files() {
+        in_a_thread(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let nobody = User::named("nobody").unwrap();
+            assert!(!nobody.may_write(&fs::metadata(&dir).unwrap()));
+            nobody.embody().expect("this test needs root");
+            assert_eq!(User::current().uid, nobody.uid);
+            drop_to_needed(PACKETS).unwrap();
+            assert_eq!(require(PACKETS), Ok(()));
+            Socket::new(Domain::PACKET, Type::DGRAM, None).expect("packets are seen");
+            let error = File::create(dir.path().join("file")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            let groups = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let group = format!("Groups:\t{} \n", nobody.gid.as_raw());
+            assert!(groups.contains(&group), "{groups}");
+            nobody
+                .embody()
+                .expect("who is it already need not become it");
+        });
+        in_a_thread(|| assert!(unistd::geteuid().is_root()));
+        let unknown = User::named("no-such-user").unwrap_err().to_string();
+        assert!(unknown.contains("names no-such-user"), "{unknown}");
+    }
+
+    #[test]
+    fn who_may_write_is_said_by_the_first_class_that_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let nobody = User::named("nobody").unwrap();
+        let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+        for (owner, group, mode, may) in [
+            (uid, 0, 0o700, true),
+            (uid, gid, 0o077, false),
+            (0, gid, 0o730, true),
+            (0, gid, 0o707, false),
+            (0, 0, 0o703, true),
+            (0, 0, 0o770, false),
+        ] {
+            chown(dir.path(), Some(owner), Some(group)).expect("this test needs root");
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+            let metadata = fs::metadata(&dir).unwrap();
+            assert_eq!(nobody.may_write(&metadata), may, "{mode:o}");
+        }
     }
 
     #[test]

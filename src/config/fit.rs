@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::complaint::quoted;
 use super::write::time;
 use super::{Config, Mode, ResponderKind, Response, Watch, WatchMode};
 
@@ -52,6 +53,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
         nothing_to_run(config, &config.tcp, &TCP),
         nothing_to_run(config, &config.udp, &UDP),
         shared_file(config),
+        file_of_root(config),
     ];
     found.into_iter().flatten().collect()
 }
@@ -166,6 +168,18 @@ fn nothing_to_run(config: &Config, watch: &Watch, names: &Names) -> Option<Misfi
 }
 
 /// Two of history's files are the same, those that the modes make of `history.blocked` among them.
+fn file_of_root(config: &Config) -> Option<Misfit> {
+    let user = config.daemon.user.as_ref().filter(|user| *user != "root")?;
+    let edits = config.ban.responders.contains(&ResponderKind::HostsDeny);
+    edits.then(|| Misfit {
+        keys: vec!["daemon.user", "ban.responders"],
+        message: format!(
+            "daemon.user is {}, but the responder \"hosts-deny\" edits a file that only root may replace; leave one of the two out",
+            quoted(user)
+        ),
+    })
+}
+
 fn shared_file(config: &Config) -> Option<Misfit> {
     let history = &config.history;
     let shared = |keys: [&'static str; 2]| {

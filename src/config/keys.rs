@@ -176,7 +176,7 @@ pub(super) const KEYS: &[Key] = &[
         value => value.socket_path(),
         at => write::path(Some(at))),
     key!("daemon.user", daemon.user:
-        value => value.only_empty().map(|()| None),
+        value => value.user_name(),
         at => write::text(at.as_deref().unwrap_or_default())),
 ];
 
@@ -622,8 +622,8 @@ mod tests {
                 "control.socket is a path of 108 bytes; a socket's has at most 107",
             ),
             (
-                "daemon.user = \"nobody\"",
-                "daemon.user \"nobody\" is not available in this version",
+                "daemon.user = \"no body\"",
+                "daemon.user takes the name of a user, or \"\", not \"no body\"",
             ),
         ] {
             let wrong = parse(Path::new("/p"), text).unwrap_err().to_string();

@@ -115,15 +115,15 @@ impl<'a> Value<'a> {
         )))
     }
 
-    /// Refuses all but `unused`, for a key whose feature this version does not have.
-    pub(super) fn only_empty(&self) -> Result<(), Faults> {
-        match self.text()? {
-            "" => Ok(()),
-            text => Err(self.fault(format!(
-                "{} is not available in this version; leave it at \"\"",
-                quoted(text)
-            ))),
+    /// The name of a user, who need not exist here; "" is none.
+    pub(super) fn user_name(&self) -> Result<Option<String>, Faults> {
+        let text = self.text()?;
+        let is_odd =
+            |c: char| c == '/' || c == ':' || c == ',' || c.is_control() || c.is_whitespace();
+        if text.len() > 32 || text.starts_with('-') || text.contains(is_odd) {
+            return Err(self.refuse("the name of a user, or \"\""));
         }
+        Ok((!text.is_empty()).then(|| text.to_owned()))
     }
 
     /// A list, each element read by `read`. `example` shows how one is written.

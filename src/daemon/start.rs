@@ -1,6 +1,7 @@
 //! From nothing to a running daemon, in the one order that leaves nothing half done: what may fail comes before what must be undone.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -27,7 +28,7 @@ use crate::host::{self, Flows, Host, Services, resolvers, sessions};
 use crate::listen::{self, Listeners};
 use crate::log::span;
 use crate::policy::{MAX_PAST, Past};
-use crate::privilege::{self, Needs};
+use crate::privilege::{self, Needs, User};
 use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders, Site};
 
 /// Why the daemon does not start, or does not go on.
@@ -42,6 +43,17 @@ pub enum Error {
     /// Capabilities could not be given up.
     #[error("{0}")]
     Drop(#[from] privilege::Error),
+    /// The daemon would not be able to write its history.
+    #[error(
+        "{dir}, the directory of history.file, is not for {user} to write to, who this daemon is when it has given up root's rights; \
+         chown {user} {dir}, or name its owner in daemon.user"
+    )]
+    State {
+        /// The directory.
+        dir: String,
+        /// Who the daemon is to be.
+        user: privilege::User,
+    },
     /// Another portsentry runs.
     #[error("{0}")]
     Lock(#[from] LockError),
@@ -197,7 +209,9 @@ impl Daemon {
         let (ignored, passed_over) = config::ignore::read(&config.ignore)?;
         let needs = needs_of(config_path, &config);
         privilege::require(needs)?;
+        let user = config.daemon.user.as_deref().map(User::named).transpose()?;
         let lock = StateLock::acquire(&config.history.file)?;
+        see_that_it_can_write(&config, user.as_ref())?;
         // Not before: who finds the lock taken may try again and again.
         notices::warnings(&warnings);
         follow::tell(&passed_over);
@@ -239,6 +253,9 @@ impl Daemon {
         notices::listening(&report);
         let reader = History::open_read_only(&config.history.file)?;
         let mut errands = Errands::start(&config).map_err(Error::thread("run programs"))?;
+        if let Some(user) = &user {
+            user.embody()?;
+        }
         privilege::drop_to_needed(needs)?;
         let crew = responders
             .on_threads()
@@ -340,6 +357,25 @@ impl Daemon {
             Some(adoption) => self.add(adoption.done.as_fd(), super::Token::Adoption),
             None => Ok(()),
         }
+    }
+}
+
+/// Looks whether history can still be written when root's rights are given up.
+fn see_that_it_can_write(config: &Config, user: Option<&User>) -> Result<(), Error> {
+    let Some(dir) = config.history.file.parent() else {
+        return Ok(());
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let user = user.cloned().unwrap_or_else(User::current);
+    match fs::metadata(dir) {
+        Ok(metadata) if !user.may_write(&metadata) => Err(Error::State {
+            dir: dir.display().to_string(),
+            user,
+        }),
+        // What else is wrong with it is told by who opens the file.
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starting, stopping, reloading, and refusing to start.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown};
 
 use crate::lab::{Daemon, Host, Pair, at, eventually};
 
@@ -255,6 +255,37 @@ fn only_root_may_talk_to_the_daemon() {
         !output.status.success() && said.contains("permission denied"),
         "{said}"
     );
+}
+
+#[test]
+fn started_by_root_it_becomes_whom_the_configuration_names() {
+    let pair = Pair::new();
+    let mut daemon = Daemon::new(&pair.host, "");
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    let uid = nobody.uid.as_raw();
+    chown(daemon.path(""), Some(uid), None).expect("this test needs root");
+    let said = daemon.run_to_its_end();
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(
+        said.err.contains("chown root") && said.err.contains("daemon.user"),
+        "{said:?}"
+    );
+
+    daemon.configure("[daemon]\nuser = \"nobody\"\n");
+    daemon.restart();
+    let process = fs::metadata(format!("/proc/{}/task/{}", daemon.pid(), daemon.pid())).unwrap();
+    assert_eq!(process.uid(), uid);
+    pair.stranger.knock(at(Pair::HOST), [1, 2, 3]);
+    daemon.element("banned4", Pair::STRANGER);
+    eventually("the line of text is there", || {
+        let text = fs::read_to_string(daemon.path("history.log")).ok()?;
+        text.contains(Pair::STRANGER).then_some(())
+    });
+    daemon.hang_up();
+    assert!(daemon.stop().success());
+    // What it left is as good as new.
+    daemon.restart();
+    assert_eq!(daemon.banned(), [Pair::STRANGER]);
 }
 
 #[test]
