@@ -73,8 +73,8 @@ complete -c portsentry -n "__fish_portsentry_using_subcommand unban" -l all -d '
 complete -c portsentry -n "__fish_portsentry_using_subcommand unban" -s h -l help -d 'Print help'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -s c -l config -d 'The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf [default: /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]' -r -F
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -s h -l help -d 'Print help'
-complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -f -a "add" -d 'Never ban an address or prefix again, and lift its ban'
-complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -f -a "remove" -d 'Take an address or prefix out of the ignore files'
+complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -f -a "add" -d 'Never ban an address, a prefix, or whoever has a name, again, and lift its ban'
+complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -f -a "remove" -d 'Take an address, a prefix or a name out of the ignore files'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -f -a "list" -d 'List who is ignored, and where that is written'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and not __fish_seen_subcommand_from add remove list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from add" -l remark -d 'What to write behind it' -r
@@ -85,8 +85,8 @@ complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from list" -s c -l config -d 'The configuration file: TOML, or one of portsentry 1.2 where its name ends in .conf [default: /etc/portsentry/portsentry.toml, or portsentry.conf where there is none]' -r -F
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
-complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from help" -f -a "add" -d 'Never ban an address or prefix again, and lift its ban'
-complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Take an address or prefix out of the ignore files'
+complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from help" -f -a "add" -d 'Never ban an address, a prefix, or whoever has a name, again, and lift its ban'
+complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Take an address, a prefix or a name out of the ignore files'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from help" -f -a "list" -d 'List who is ignored, and where that is written'
 complete -c portsentry -n "__fish_portsentry_using_subcommand ignore; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c portsentry -n "__fish_portsentry_using_subcommand history" -s n -l limit -d 'Show at most this many, the newest' -r
@@ -119,6 +119,6 @@ complete -c portsentry -n "__fish_portsentry_using_subcommand help; and not __fi
 complete -c portsentry -n "__fish_portsentry_using_subcommand help; and not __fish_seen_subcommand_from run check convert migrate status list ban unban ignore history explain reload test-responders withdraw help" -f -a "test-responders" -d 'Ban a documentation address through each responder, look whether it is there, lift the ban, and look again'
 complete -c portsentry -n "__fish_portsentry_using_subcommand help; and not __fish_seen_subcommand_from run check convert migrate status list ban unban ignore history explain reload test-responders withdraw help" -f -a "withdraw" -d 'Take down everything of ours, in the kernel and in hosts.deny; history stays'
 complete -c portsentry -n "__fish_portsentry_using_subcommand help; and not __fish_seen_subcommand_from run check convert migrate status list ban unban ignore history explain reload test-responders withdraw help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c portsentry -n "__fish_portsentry_using_subcommand help; and __fish_seen_subcommand_from ignore" -f -a "add" -d 'Never ban an address or prefix again, and lift its ban'
-complete -c portsentry -n "__fish_portsentry_using_subcommand help; and __fish_seen_subcommand_from ignore" -f -a "remove" -d 'Take an address or prefix out of the ignore files'
+complete -c portsentry -n "__fish_portsentry_using_subcommand help; and __fish_seen_subcommand_from ignore" -f -a "add" -d 'Never ban an address, a prefix, or whoever has a name, again, and lift its ban'
+complete -c portsentry -n "__fish_portsentry_using_subcommand help; and __fish_seen_subcommand_from ignore" -f -a "remove" -d 'Take an address, a prefix or a name out of the ignore files'
 complete -c portsentry -n "__fish_portsentry_using_subcommand help; and __fish_seen_subcommand_from ignore" -f -a "list" -d 'List who is ignored, and where that is written'
