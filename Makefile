@@ -5,7 +5,7 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install deb demo run test test-kernel compliance distro bench deny manual
+.PHONY: help setup build install deb rpm demo run test test-kernel compliance distro bench deny manual
 
 # Where `make install` puts things: below DESTDIR, which is not part of their names.
 PREFIX ?= /usr/local
@@ -48,6 +48,10 @@ install: ## what `make build` has made and all that goes with it, to PREFIX (/us
 deb: ## target/deb/portsentry-nft_*.deb, for the Debian that it is built on and newer ones; lintian looks at it
 	@packaging/setup --deb
 	packaging/deb
+
+rpm: ## target/rpm/portsentry-nft-*.rpm; rpmlint looks at it
+	@packaging/setup --rpm
+	packaging/rpm/build
 
 demo: build ## a scan, a ban and an unban in two network namespaces; leaves no trace on this host
 	tests/demo target/release/portsentry
