@@ -111,7 +111,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
         &["unban", "--all", "192.0.2.1"],
         &["ignore"],
         &["ignore", "add"],
-        &["ignore", "add", "example.org"],
+        &["ignore", "add", "localhost"],
         &["ignore", "add", "192.0.2.1/33"],
         &["ignore", "add", "0.0.0.0/0"],
         &["ignore", "add", "10.9.2"],
@@ -286,7 +286,7 @@ fn ignore_files_are_checked_too() {
     assert!(said.err.contains(&ignore), "{said:?}");
     files.write(
         "ignore.list",
-        "192.0.2.1\n\nexample.org\n192.0.2.0/40 # too long\n",
+        "192.0.2.1\n\nlocalhost\n192.0.2.0/40 # too long\n",
     );
     let said = files.portsentry(&["check"]);
     assert_eq!(said.status, 78, "{said:?}");
@@ -296,7 +296,10 @@ fn ignore_files_are_checked_too() {
             "{place}: {said:?}"
         );
     }
-    files.write("ignore.list", "192.0.2.1 # mine\n2001:db8::/32\n");
+    files.write(
+        "ignore.list",
+        "192.0.2.1 # mine\n2001:db8::/32\noffice.example.net\n",
+    );
     assert_eq!(files.portsentry(&["check"]).status, 0);
 }
 
@@ -443,7 +446,7 @@ fn an_ignore_file_with_mistakes_is_not_edited() {
         "portsentry.toml",
         &format!("[ignore]\nfiles = [{list:?}]\n"),
     );
-    let text = "192.0.2.7\nexample.org\n";
+    let text = "192.0.2.7\nlocalhost\n";
     files.write("ignore.list", text);
     for args in [&["add", "192.0.2.1"], &["remove", "192.0.2.7"]] {
         let said = files.portsentry(&[&["ignore"], &args[..]].concat());
