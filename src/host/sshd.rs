@@ -10,13 +10,16 @@ use std::time::Duration;
 pub(super) struct Sshd {
     /// The ports it is to listen on.
     pub(super) ports: BTreeSet<u16>,
-    /// A connection that is older is one of somebody who has logged in; `None`: sshd lets anybody stay without that.
+    /// A connection that is older is one of somebody who has logged in, or been hung up on; `None`: sshd lets anybody stay without that.
     pub(super) grace: Option<Duration>,
 }
 
 /// sshd's own defaults.
 const PORT: u16 = 22;
 const GRACE: Duration = Duration::from_secs(120);
+
+/// How much later than that it may hang up: newer ones add up to four seconds, so that the moment cannot be foretold.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Files that are read at most, bytes of each, and ports that are taken.
 const MAX_FILES: usize = 64;
@@ -38,7 +41,9 @@ impl Sshd {
             } else {
                 ports
             },
-            grace: grace.unwrap_or(Some(GRACE)),
+            grace: grace
+                .unwrap_or(Some(GRACE))
+                .map(|grace| grace.saturating_add(LATE)),
         }
     }
 }
@@ -195,7 +200,7 @@ mod tests {
         let Sshd { ports, grace } = Sshd::read(&path);
         (
             ports.into_iter().collect(),
-            grace.map(|grace| grace.as_secs()),
+            grace.map(|grace| (grace - LATE).as_secs()),
         )
     }
 
@@ -231,7 +236,7 @@ mod tests {
         }
         let missing = Sshd::read(Path::new("/nowhere/sshd_config"));
         assert_eq!(missing.ports, BTreeSet::from([22]));
-        assert_eq!(missing.grace, Some(GRACE));
+        assert_eq!(missing.grace, Some(GRACE + LATE));
     }
 
     #[test]
