@@ -178,7 +178,10 @@ pub fn explained(
     control::Explained {
         address: address.to_string(),
         source: known.source.to_string(),
-        friend: known.friend.as_ref().map(ToString::to_string),
+        friend: known.friends.first().map(ToString::to_string),
+        also: (known.friends.iter().skip(1))
+            .map(ToString::to_string)
+            .collect(),
         bans,
         missing,
         probes: probes

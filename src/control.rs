@@ -266,6 +266,9 @@ pub struct Explained {
     pub source: String,
     /// Why it is never banned; absent: it may be.
     pub friend: Option<String>,
+    /// What else would keep it from being banned.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// The bans that cover it, where `responders` are those that hold it right now.
     pub bans: Vec<Listed>,
     /// Responders that do not hold a ban which covers it, or could not be asked, in words.

@@ -191,7 +191,22 @@ impl Guard {
     #[must_use]
     pub fn friend(&self, source: Source) -> Option<Friend> {
         self.lasting_friend(source)
-            .or_else(|| self.admins.within(source).cloned())
+            .or_else(|| self.admins.within(source).next().cloned())
+    }
+
+    /// All of that there is to say, up to a bound, [`friend`](Self::friend) first.
+    #[must_use]
+    pub fn reasons(&self, source: Source) -> Vec<Friend> {
+        const MAX: usize = 16;
+        let mut reasons: Vec<Friend> = self.lasting_friend(source).into_iter().collect();
+        let found = self.neighbours.within(source);
+        let found = found.chain(self.admins.within(source)).cloned();
+        for reason in self.names.within(source).chain(found).take(MAX) {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+        reasons
     }
 
     /// As [`friend`](Self::friend), but for who is logged in: that may be over by now, and is looked up when it comes to a ban.
@@ -206,8 +221,8 @@ impl Guard {
         let ignored = self.ignored.overlapping(source.net());
         ignored
             .map(|entry| Friend::Ignored(entry.to_string()))
-            .or_else(|| self.names.within(source))
-            .or_else(|| self.neighbours.within(source).cloned())
+            .or_else(|| self.names.within(source).next())
+            .or_else(|| self.neighbours.within(source).next().cloned())
     }
 
     /// Whether `source` is everybody on a link of ours. On a link of two there is no such address.

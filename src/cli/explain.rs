@@ -74,6 +74,9 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         Some(why) => writeln!(out, "  is never banned: {why}")?,
         None => {}
     }
+    for reason in &known.also {
+        writeln!(out, "    and {reason}")?;
+    }
     for ban in &known.bans {
         let left = ban.left.map_or("without an end".to_owned(), |left| {
             format!("{} left", seconds(left))

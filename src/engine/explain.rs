@@ -16,7 +16,7 @@ pub struct Explanation {
     /// What a ban of it would name.
     pub source: Source,
     /// Why it is never banned, if so.
-    pub friend: Option<Friend>,
+    pub friends: Vec<Friend>,
     /// The bans that cover it.
     pub bans: Vec<Standing>,
     /// Its probes that still count; `None`: there are none.
@@ -57,7 +57,7 @@ impl Engine {
         Explanation {
             crowds: crowds.collect(),
             source,
-            friend: self.guard.friend(Source::from(address)),
+            friends: self.guard.reasons(Source::from(address)),
             bans: bans.collect(),
             evidence: self.detector.evidence(source, now.mono),
             past,

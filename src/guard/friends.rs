@@ -47,7 +47,7 @@ pub enum Friend {
 
 /// Single addresses that are never banned because of what they are to this host.
 #[derive(Debug, Default)]
-pub(super) struct HostFriends(BTreeMap<IpAddr, Friend>);
+pub(super) struct HostFriends(BTreeMap<IpAddr, Vec<Friend>>);
 
 impl Friend {
     /// Whether not even an admin who insists may ban it: that would cut off this host from itself, or nobody in particular.
@@ -60,43 +60,51 @@ impl Friend {
 impl HostFriends {
     /// The gateways and name servers, as far as the configuration has them spared.
     pub(super) fn of(facts: &Facts, resolvers: &[Resolver], spared: &BTreeSet<HostFact>) -> Self {
-        let mut friends = BTreeMap::new();
-        if spared.contains(&HostFact::Resolvers) {
-            friends.extend(resolvers.iter().rev().map(|resolver| {
-                let address = resolver.address.to_canonical();
-                let file = resolver.file.clone();
-                (address, Friend::Resolver { address, file })
-            }));
-        }
+        let mut friends = Self::default();
         if spared.contains(&HostFact::Gateways) {
-            friends.extend(facts.gateways().iter().map(|gateway| {
+            for gateway in facts.gateways() {
                 let address = gateway.address.to_canonical();
                 let link = facts.name_of(gateway.link).map(str::to_owned);
-                (address, Friend::Gateway { address, link })
-            }));
+                friends.add(address, Friend::Gateway { address, link });
+            }
         }
-        Self(friends)
+        if spared.contains(&HostFact::Resolvers) {
+            for resolver in resolvers {
+                let address = resolver.address.to_canonical();
+                let file = resolver.file.clone();
+                friends.add(address, Friend::Resolver { address, file });
+            }
+        }
+        friends
     }
 
     /// Those from where somebody is logged in, as far as the configuration has them spared.
     pub(super) fn logged_in(logins: &[Login], spared: &BTreeSet<HostFact>) -> Self {
-        let logins = logins.iter().filter(|_| spared.contains(&HostFact::Ssh));
-        Self(
-            logins
-                .map(|login| (login.from.to_canonical(), Friend::Login(login.clone())))
-                .collect(),
-        )
+        let mut friends = Self::default();
+        if spared.contains(&HostFact::Ssh) {
+            for login in logins {
+                friends.add(login.from.to_canonical(), Friend::Login(login.clone()));
+            }
+        }
+        friends
     }
 
-    /// One that `source` is or holds.
-    pub(super) fn within(&self, source: Source) -> Option<&Friend> {
+    fn add(&mut self, address: IpAddr, friend: Friend) {
+        let reasons = self.0.entry(address).or_default();
+        if !reasons.contains(&friend) {
+            reasons.push(friend);
+        }
+    }
+
+    /// Those that `source` is or holds, each with all that it is.
+    pub(super) fn within(&self, source: Source) -> impl Iterator<Item = &Friend> {
         let net = source.net();
-        let mut found = self.0.range(net.network()..=net.broadcast());
-        found.next().map(|(_, friend)| friend)
+        let found = self.0.range(net.network()..=net.broadcast());
+        found.flat_map(|(_, friends)| friends)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Friend> {
-        self.0.values()
+        self.0.values().flatten()
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {

@@ -180,9 +180,9 @@ impl NamedFriends {
         ))
     }
 
-    /// One that `source` is or holds.
-    pub(super) fn within(&self, source: Source) -> Option<Friend> {
-        let of = |(name, named): (&HostName, &Named)| {
+    /// Those that `source` is or holds.
+    pub(super) fn within(&self, source: Source) -> impl Iterator<Item = Friend> {
+        let of = move |(name, named): (&HostName, &Named)| {
             let address = named.addresses.iter().find(|it| source.covers(**it))?;
             Some(Friend::Named {
                 name: name.to_string(),
@@ -190,7 +190,7 @@ impl NamedFriends {
                 place: named.place.to_string(),
             })
         };
-        self.names.iter().find_map(of)
+        self.names.iter().filter_map(of)
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(spared(&friends), ["192.0.2.7"]);
         let source = Source::prefix("192.0.2.0".parse().unwrap(), 24);
         assert_eq!(
-            friends.within(source).unwrap().to_string(),
+            friends.within(source).next().unwrap().to_string(),
             "it is ignored (office.example.net in /i:3, which is 192.0.2.7)"
         );
         let home = HostName::parse("home.example.net").unwrap();

@@ -344,3 +344,38 @@ fn a_ban_on_trial_is_undone_unless_it_is_confirmed() {
         assert!(said.err.contains("no daemon is running"), "{said:?}");
     }
 }
+
+#[test]
+fn every_reason_is_told() {
+    let Pair { host, .. } = &Pair::new();
+    host.ip(&format!("route add default via {GATEWAY}"));
+    let around = Surroundings::new();
+    around.write("/etc/resolv.conf", &format!("nameserver {GATEWAY}\n"));
+    around.write("/run/systemd/sessions/7", &session("root", GATEWAY));
+    let mut daemon = Daemon::new(
+        host,
+        "ignore.host = [\"addresses\", \"gateways\", \"resolvers\", \"ssh\"]\n",
+    );
+    daemon.see(&around);
+    daemon.ignore("10.77.0.0/28\n");
+    daemon.restart();
+    let reasons = [
+        "10.77.0.9 is the default gateway (dev eth0)",
+        "10.77.0.9 is a name server in /etc/resolv.conf",
+        "root is logged in from 10.77.0.9 (session 7)",
+    ];
+    let told = daemon.ok(&["explain", GATEWAY]);
+    let ignored = "is never banned: it is ignored (10.77.0.0/28 in ";
+    assert!(told.contains(ignored), "{told}");
+    let status = daemon.ok(&["status"]);
+    assert!(
+        status.contains("1 entry in the ignore lists, and:"),
+        "{status}"
+    );
+    for reason in reasons {
+        assert!(told.contains(&format!("\n    and {reason}\n")), "{told}");
+        assert!(status.contains(&format!(" {reason}\n")), "{status}");
+    }
+    let told = daemon.ok(&["explain", Pair::HOST]);
+    assert!(told.contains("this host's own address"), "{told}");
+}
