@@ -239,7 +239,7 @@ pub struct Listed {
     pub source: String,
     /// Why.
     pub reason: String,
-    /// `scan`, `command`, `forced` or `adopted`.
+    /// `scan`, `command`, `forced`, `rollup` or `adopted`.
     pub origin: String,
     /// When it began, in milliseconds since 1970.
     pub start: i64,
