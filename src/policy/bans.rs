@@ -183,15 +183,11 @@ impl Bans {
     }
 
     /// Somebody has lifted, each at that time, the bans that these prefixes had been rolled up into: what was banned in them until then
-    /// counts no more, nor for wider ones.
+    /// counts no more, nor for wider ones. Walks over all bans.
     pub fn forgive(&mut self, lifted: &[(Source, Wall)]) {
-        if lifted.is_empty() {
-            return;
+        if !lifted.is_empty() {
+            self.neighbours.forgive(lifted, self.running.values());
         }
-        for (prefix, at) in lifted {
-            self.neighbours.forgive(*prefix, *at);
-        }
-        self.neighbours.count(self.running.values());
     }
 
     /// All running bans, in no order.

@@ -74,15 +74,8 @@ impl Neighbours {
         self.ipv4.clone_from(&rules.ipv4_rollup);
         self.ipv6.clone_from(&rules.ipv6_rollup);
         self.needs_handshake = rules.rollup_confirm == Confirm::Handshake;
-        self.count(running);
-    }
-
-    /// Counts all anew.
-    pub(super) fn count<'a>(&mut self, running: impl Iterator<Item = &'a Ban>) {
         self.counts.clear();
-        for ban in running {
-            self.add(ban);
-        }
+        running.for_each(|ban| self.add(ban));
     }
 
     /// A ban has begun.
@@ -105,11 +98,22 @@ impl Neighbours {
         }
     }
 
-    /// What was banned in this prefix until then counts no more, neither in it nor in a wider one, when all are counted anew.
-    pub(super) fn forgive(&mut self, prefix: Source, at: Wall) {
-        if self.forgiven.len() < MAX_FORGIVEN || self.forgiven.contains_key(&prefix) {
-            self.forgiven.insert(prefix, at);
+    /// What was banned in these prefixes, each until that time, counts no more, neither in them nor in wider ones.
+    pub(super) fn forgive<'a>(
+        &mut self,
+        lifted: &[(Source, Wall)],
+        running: impl Iterator<Item = &'a Ban>,
+    ) {
+        let is_within =
+            |ban: &&Ban| (lifted.iter()).any(|(prefix, _)| prefix.covers(ban.source.address()));
+        let within: Vec<&Ban> = running.filter(is_within).collect();
+        within.iter().for_each(|ban| self.remove(ban));
+        for (prefix, at) in lifted {
+            if self.forgiven.len() < MAX_FORGIVEN || self.forgiven.contains_key(prefix) {
+                self.forgiven.insert(*prefix, *at);
+            }
         }
+        within.iter().for_each(|ban| self.add(ban));
     }
 
     /// Drops what was forgiven before that moment.
