@@ -20,9 +20,11 @@ use flags::Flags;
 mod ban;
 mod convert;
 mod explain;
+mod export;
 mod flags;
 mod history;
 mod ignore;
+mod import;
 mod list;
 mod migrate;
 mod offline;
@@ -62,6 +64,10 @@ enum Command {
     List(Output),
     /// Ban an address or a prefix
     Ban(ban::Ban),
+    /// Ban all that a list names
+    Import(import::Import),
+    /// Print the bans in force as a list that `import` takes: the sources, with ends and reasons as comments
+    Export,
     /// Lift every ban that covers an address
     Unban(unban::Unban),
     /// Say who is never banned: edit or list the ignore files
@@ -149,6 +155,8 @@ impl Cli {
             Command::Status(output) => status::run(&self.client(), *output),
             Command::List(output) => list::run(&self.client(), *output),
             Command::Ban(ban) => ban.run(&self.client()),
+            Command::Import(import) => import.run(&self.client()),
+            Command::Export => export::run(&self.client()),
             Command::Unban(unban) => unban.run(&self.client()),
             Command::Ignore(ignore) => ignore.run(&self.client()),
             Command::History(history) => history.print(&self.strict()?),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::config::ignore::HostName;
-use crate::control::{self, Line, Request};
+use crate::control::{self, Line, MAX_IMPORT, Request, Why};
 use crate::engine::explain::{Explanation, Standing};
 use crate::engine::{Engine, Order, Refusal, Unbanned};
 use crate::guard::Named;
@@ -38,12 +38,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
             force,
             revert,
         } => {
-            let default = engine.config().ban.duration;
-            let length = if ever {
-                None
-            } else {
-                seconds.map(Duration::from_secs).or(default)
-            };
+            let length = length(engine, seconds, ever);
             let reason = Reason::parse(reason.as_deref().unwrap_or("by hand"));
             parse(&source).and_then(|source| {
                 let order = Order {
@@ -60,6 +55,16 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
         }
         Request::Confirm { source } => parse(&source)
             .and_then(|source| outcome.tell_of(engine, now, |engine| engine.confirm(source, now))),
+        Request::Import {
+            sources,
+            seconds,
+            ever,
+            reason,
+        } => {
+            let length = length(engine, seconds, ever);
+            let reason = Reason::parse(reason.as_deref().unwrap_or("imported"));
+            outcome.import(engine, &sources, length, &reason, now)
+        }
         Request::Unban { sources } => {
             let sources: Result<Vec<Source>, String> =
                 sources.iter().map(|text| parse(text)).collect();
@@ -94,6 +99,30 @@ impl Outcome {
         let (ban, recorded) = ban(engine).map_err(|refusal| refusal.to_string())?;
         self.recorded = recorded;
         self.lines.push(Line::Listed(listed_by(engine, &ban, now)));
+        Ok(())
+    }
+
+    fn import(
+        &mut self,
+        engine: &mut Engine,
+        sources: &[String],
+        length: Option<Duration>,
+        reason: &Reason,
+        now: Now,
+    ) -> Result<(), String> {
+        if sources.len() > MAX_IMPORT {
+            return Err(format!(
+                "at most {MAX_IMPORT} sources are imported at a time"
+            ));
+        }
+        let sources: Result<Vec<Source>, String> = sources.iter().map(|text| parse(text)).collect();
+        let imported = engine.import(&sources?, length, reason, now)?;
+        self.recorded = imported.recorded;
+        self.lines.push(Line::Imported(control::Imported {
+            banned: count(imported.banned),
+            prolonged: count(imported.prolonged),
+            refused: imported.refused.iter().map(refused).collect(),
+        }));
         Ok(())
     }
 
@@ -237,6 +266,34 @@ pub fn listed(ban: &Ban, now: Now) -> control::Listed {
         on_trial: false,
         responders: None,
     }
+}
+
+/// How long a ban is to last; `None`: for ever.
+fn length(engine: &Engine, seconds: Option<u64>, ever: bool) -> Option<Duration> {
+    let default = engine.config().ban.duration;
+    seconds
+        .map(Duration::from_secs)
+        .or(default)
+        .filter(|_| !ever)
+}
+
+fn refused(refusal: &Refusal) -> control::Refused {
+    let (source, why) = match refusal {
+        Refusal::Friend(source, _) => (source, Why::Friend),
+        Refusal::BannedAlready(source) | Refusal::Banned(source) => (source, Why::BannedAlready),
+        Refusal::Limit(source, _) => (source, Why::Limit),
+        // An import confirms nothing.
+        Refusal::Failed(source, _) | Refusal::NotProvisional(source) => (source, Why::Responder),
+    };
+    control::Refused {
+        source: source.to_string(),
+        why,
+        words: refusal.to_string(),
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 fn parse(text: &str) -> Result<Source, String> {

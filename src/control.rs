@@ -23,6 +23,9 @@ pub use server::{Client, Server, Step};
 /// Bytes a request may have.
 pub const MAX_REQUEST: usize = 1 << 20;
 
+/// Sources in one request to import: what is done in one go, before somebody else's turn comes.
+pub const MAX_IMPORT: usize = 2048;
+
 /// How long each further line may take once the daemon has said that it is at it.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,7 +35,8 @@ pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
 pub enum Request {
     /// How it is: answered by one [`Status`].
     Status,
-    /// Who is banned: answered by a [`Listed`] each.
+    /// Who is banned: answered by a [`Listed`] each, in the order of their ends, those without one last. One that changes
+    /// meanwhile may come twice.
     List,
     /// Ban a source: answered by a [`Listed`].
     Ban {
@@ -58,6 +62,18 @@ pub enum Request {
     },
     /// The names in the ignore lists: answered by a [`Named`] each.
     IgnoredNames,
+    /// Ban many alike, for as long and with the same words: answered by an [`Imported`]. Who may not be banned is left out; of
+    /// the others all are banned, or none is.
+    Import {
+        /// Addresses or prefixes, [`MAX_IMPORT`] at most.
+        sources: Vec<String>,
+        /// As with a ban.
+        seconds: Option<u64>,
+        /// As with a ban.
+        ever: bool,
+        /// As with a ban.
+        reason: Option<String>,
+    },
     /// Lift what covers these: answered by a [`Lifted`] each.
     Unban {
         /// Addresses or prefixes.
@@ -91,6 +107,8 @@ pub enum Line {
     Status(Box<Status>),
     /// To `list`, `ban` and `confirm`.
     Listed(Listed),
+    /// To `import`.
+    Imported(Imported),
     /// To `unban`.
     Lifted(Lifted),
     /// To `ignored-names`.
@@ -255,6 +273,44 @@ pub struct Listed {
     /// The responders where it is in force; absent where nobody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responders: Option<Vec<String>>,
+}
+
+/// What became of sources that were to be banned together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// How many are banned that were not.
+    pub banned: u64,
+    /// How many were banned already, and are for longer now.
+    pub prolonged: u64,
+    /// Those that were left out.
+    pub refused: Vec<Refused>,
+}
+
+/// A source that was not banned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Whom.
+    pub source: String,
+    /// Why, in one word.
+    pub why: Why,
+    /// Why, in a sentence.
+    pub words: String,
+}
+
+/// Why a source of many is not banned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// It is neither an address nor a prefix.
+    NotASource,
+    /// It is never banned.
+    Friend,
+    /// It is banned already, and for about as long or longer.
+    BannedAlready,
+    /// `ban.limit` is reached.
+    Limit,
+    /// A responder never bans it.
+    Responder,
 }
 
 /// What is known of an address.

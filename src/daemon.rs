@@ -34,6 +34,7 @@ mod friends;
 mod holder;
 mod leases;
 mod notices;
+mod replay;
 mod start;
 mod status;
 
@@ -68,11 +69,11 @@ struct Daemon {
     epoll: Epoll,
     server: Server,
     clients: clients::Clients,
-    /// While history is being put back.
-    replay: Option<start::Replay>,
+    /// While history is being read.
+    replay: Option<replay::Replay>,
     /// While the kernel's bans are being listed.
     adoption: Option<start::Adoption>,
-    /// Since when history is back; `None`: not yet.
+    /// Since when all bans of history are back; `None`: not yet.
     ready_at: Option<Mono>,
     /// How often history had to begin a new file.
     renewals: u64,
@@ -116,6 +117,7 @@ enum Token {
     Host,
     Ignore,
     History,
+    Replay,
     Adoption,
     Control,
     Program,
@@ -154,10 +156,10 @@ pub fn run(config_path: &Path) -> Result<(), Error> {
 impl Daemon {
     fn go(&mut self) -> Result<(), Error> {
         self.watch_all()?;
+        self.replay_first(Now::read())?;
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.stopping {
             let now = Now::read();
-            self.replay_some(now)?;
             let count = match self.epoll.wait(&mut events, self.timeout(now)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
@@ -176,23 +178,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts the next slice of history back, if there is one.
-    fn replay_some(&mut self, now: Now) -> Result<(), Error> {
-        let Some(replay) = &mut self.replay else {
-            return Ok(());
-        };
-        if replay.step(&mut self.engine, now)? {
-            self.ready(now)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Until when the loop may sleep: not at all during replay, for ever when nothing is due.
+    /// Until when the loop may sleep: for ever when nothing is due.
     fn timeout(&self, now: Now) -> EpollTimeout {
-        if self.replay.is_some() {
-            return EpollTimeout::ZERO;
-        }
         let Later {
             accept,
             host,
@@ -236,6 +223,7 @@ impl Daemon {
                 }
                 self.history_trouble = trouble;
             }
+            Token::Replay => self.replay_some(now)?,
             Token::Adoption => self.adopt(now),
             Token::Program => self.programs_ended(now),
             Token::Name => self.names_found(now),
@@ -396,6 +384,9 @@ impl Daemon {
         self.add(self.ignore_watch.fd(), Token::Ignore)?;
         self.add(self.surroundings.fd(), Token::Surroundings)?;
         self.add(self.engine.recorder().fd(), Token::History)?;
+        if let Some(replay) = &self.replay {
+            self.add(replay.fd(), Token::Replay)?;
+        }
         self.watch_errands()?;
         if let Some(fd) = self.engine.responders_fd() {
             self.add(fd, Token::Responder)?;
@@ -465,8 +456,9 @@ impl Token {
             Self::Responder => 9,
             Self::Meddling => 10,
             Self::Surroundings => 11,
-            Self::Capture(which) => count(which) << 8 | 12,
-            Self::Client(id) => id << 8 | 13,
+            Self::Replay => 12,
+            Self::Capture(which) => count(which) << 8 | 13,
+            Self::Client(id) => id << 8 | 14,
         }
     }
 
@@ -484,7 +476,8 @@ impl Token {
             9 => Self::Responder,
             10 => Self::Meddling,
             11 => Self::Surroundings,
-            12 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            12 => Self::Replay,
+            13 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -498,13 +491,14 @@ mod tests {
     fn a_token_survives_the_kernel() {
         use Token::{
             Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Meddling, Name,
-            Program, Responder, Signal, Surroundings,
+            Program, Replay, Responder, Signal, Surroundings,
         };
         for token in [
             Signal,
             Host,
             Ignore,
             History,
+            Replay,
             Adoption,
             Control,
             Program,

@@ -19,7 +19,7 @@ use crate::guard::{Friend, Guard};
 use crate::history::{Ending, Record, Recorder, Seq};
 use crate::host::{Facts, Resolver};
 use crate::log::{banned, lifted};
-use crate::policy::{Alarm, Ban, Bans, End, Origin, Past, Reason};
+use crate::policy::{Alarm, Ban, Bans, End, Origin, Past, Place, Reason};
 use crate::probe::Probe;
 use crate::respond::{Crew, Held, Holdings, Member};
 use crate::source::Source;
@@ -30,6 +30,7 @@ mod complaints;
 mod counters;
 pub mod explain;
 mod forced;
+pub mod import;
 mod logins;
 mod meddling;
 mod named;
@@ -97,7 +98,7 @@ pub struct Engine {
     meddler: Option<String>,
     fights: Fights,
     /// How far it has been looked, by the ends of bans, whether they are in force.
-    reconciled_to: Option<(Mono, Source)>,
+    reconciled_to: Option<Place>,
     /// Bans that end soon unless they are confirmed.
     provisional: Provisional,
     /// Programs that are under way.
@@ -117,6 +118,10 @@ const REPEATS: u32 = 20;
 
 /// Lines that one event may log; what is beyond is told by its number.
 const LINES: usize = 20;
+
+/// Why nobody is banned on demand where there are no responders.
+const PROGRAMS_ALONE: &str =
+    "programs alone ban here (ban.responders), and they are run for scans alone; run yours by hand";
 
 /// A ban that somebody asks for.
 #[derive(Clone, Debug)]
@@ -148,6 +153,9 @@ pub enum Refusal {
         "{0} has no ban that waits to be confirmed: it was undone, or confirmed, or is none of --revert"
     )]
     NotProvisional(Source),
+    /// It is banned, and for about as long or longer.
+    #[error("{0} is banned already, and about as long")]
+    BannedAlready(Source),
     /// It does not hold.
     #[error("{0} is not banned: {1}")]
     Failed(Source, String),
@@ -383,8 +391,7 @@ impl Engine {
             return Err(Refusal::Limit(source, limit));
         }
         if !self.world.has_responders() {
-            let words = "programs alone ban here (ban.responders), and they are run for scans alone; run yours by hand";
-            return Err(Refusal::Failed(source, words.to_owned()));
+            return Err(Refusal::Failed(source, PROGRAMS_ALONE.to_owned()));
         }
         let end = order.length.map(|length| End::after(length, now));
         let ban = Ban {
@@ -398,8 +405,9 @@ impl Engine {
             start: now.wall,
             end,
         };
-        let done = (self.world).ban_or_undo(&ban, self.bans.get(source), now);
-        if let Err(failure) = done {
+        let done = self.world.ban_or_undo(&[&ban], &self.bans, now);
+        let refused = done.map(|mut refused| refused.pop());
+        if let Some(failure) = refused.map_or_else(Some, |it| it.map(|(_, words)| words)) {
             self.follow_up(now);
             return Err(Refusal::Failed(source, failure));
         }
@@ -551,12 +559,17 @@ impl Engine {
         self.follow_up(now);
     }
 
-    /// The jobs that list what the world holds, for [`adopt`](Self::adopt).
+    /// The jobs that list what the world holds, for [`adopt`](Self::adopt), and what they may leave out.
     #[must_use]
-    pub fn begin_listing(&mut self) -> Vec<Holdings> {
+    pub fn begin_listing(&mut self) -> (Vec<Holdings>, Vec<Source>) {
         self.lifted_since_start.get_or_insert_default();
         self.listing_is_stale = false;
-        self.world.holdings()
+        let jobs = self.world.holdings();
+        if jobs.is_empty() {
+            return (jobs, Vec::new());
+        }
+        let known = self.bans.iter().map(|ban| ban.source).collect();
+        (jobs, known)
     }
 
     /// Takes over what the world holds and we do not know, as bans that somebody else made: once each, where several
@@ -712,8 +725,13 @@ impl Engine {
         }
     }
 
-    /// Takes a past from history: it counts towards the length of the source's next ban.
+    /// Takes a past from history: it counts towards the length of the source's next ban. What has ended since is known already.
     pub fn remember(&mut self, source: Source, past: Past) {
+        let known = self.bans.past(source).unwrap_or(past);
+        let past = Past {
+            count: known.count.max(past.count),
+            last_end: known.last_end.max(past.last_end),
+        };
         self.bans.remember(source, past);
     }
 

@@ -265,7 +265,9 @@ impl History {
             path: path.clone(),
             cause,
         };
-        let bounds = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM ban WHERE id > ?1";
+        // SQLite looks up a single one of these at an end of the table, and walks through all of it for both.
+        let bounds = "SELECT coalesce((SELECT min(id) FROM ban WHERE id > ?1), 0),
+                      coalesce((SELECT max(id) FROM ban WHERE id > ?1), 0)";
         let (first, last): (i64, i64) = self
             .connection
             .query_row(bounds, [from], |row| Ok((row.get(0)?, row.get(1)?)))

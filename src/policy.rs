@@ -12,9 +12,9 @@ mod bans;
 mod reason;
 mod rollup;
 
-pub use bans::{Bans, MAX_PAST, Past};
+pub use bans::{Bans, MAX_PAST, Past, Place};
 pub use reason::{Reason, Summary, Unit};
-pub use rollup::{Crowd, roll_up};
+pub use rollup::{Crowd, MAX_FORGIVEN, roll_up};
 
 /// What to do about a scan.
 #[must_use]

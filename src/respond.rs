@@ -6,7 +6,7 @@ use crate::clock::{Now, Wall};
 use crate::config::{Config, ResponderKind};
 use crate::host::DeadEnds;
 use crate::policy::{Ban, End, Origin, Reason};
-use crate::source::Source;
+use crate::source::{Source, Sources};
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeSet;
@@ -164,8 +164,8 @@ pub enum Deed {
     Wrappers(String),
 }
 
-/// A job that lists what a responder holds, to be run off the event loop.
-pub type Holdings = Box<dyn FnOnce() -> Result<Vec<Held>, Error> + Send>;
+/// A job that lists what a responder holds, to be run off the event loop. It may leave out those that are known already.
+pub type Holdings = Box<dyn FnOnce(&Sources) -> Result<Vec<Held>, Error> + Send>;
 
 /// A ban as found in the world.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,6 +28,9 @@ _portsentry() {
             portsentry,explain)
                 cmd="portsentry__subcmd__explain"
                 ;;
+            portsentry,export)
+                cmd="portsentry__subcmd__export"
+                ;;
             portsentry,help)
                 cmd="portsentry__subcmd__help"
                 ;;
@@ -36,6 +39,9 @@ _portsentry() {
                 ;;
             portsentry,ignore)
                 cmd="portsentry__subcmd__ignore"
+                ;;
+            portsentry,import)
+                cmd="portsentry__subcmd__import"
                 ;;
             portsentry,list)
                 cmd="portsentry__subcmd__list"
@@ -73,6 +79,9 @@ _portsentry() {
             portsentry__subcmd__help,explain)
                 cmd="portsentry__subcmd__help__subcmd__explain"
                 ;;
+            portsentry__subcmd__help,export)
+                cmd="portsentry__subcmd__help__subcmd__export"
+                ;;
             portsentry__subcmd__help,help)
                 cmd="portsentry__subcmd__help__subcmd__help"
                 ;;
@@ -81,6 +90,9 @@ _portsentry() {
                 ;;
             portsentry__subcmd__help,ignore)
                 cmd="portsentry__subcmd__help__subcmd__ignore"
+                ;;
+            portsentry__subcmd__help,import)
+                cmd="portsentry__subcmd__help__subcmd__import"
                 ;;
             portsentry__subcmd__help,list)
                 cmd="portsentry__subcmd__help__subcmd__list"
@@ -146,7 +158,7 @@ _portsentry() {
 
     case "${cmd}" in
         portsentry)
-            opts="-c -h -V --config --help --version run check convert migrate status list ban unban ignore history explain reload test-responders withdraw help"
+            opts="-c -h -V --config --help --version run check convert migrate status list ban import export unban ignore history explain reload test-responders withdraw help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -271,8 +283,30 @@ _portsentry() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        portsentry__subcmd__export)
+            opts="-c -h --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         portsentry__subcmd__help)
-            opts="run check convert migrate status list ban unban ignore history explain reload test-responders withdraw help"
+            opts="run check convert migrate status list ban import export unban ignore history explain reload test-responders withdraw help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -328,6 +362,20 @@ _portsentry() {
             return 0
             ;;
         portsentry__subcmd__help__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        portsentry__subcmd__help__subcmd__export)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -414,6 +462,20 @@ _portsentry() {
         portsentry__subcmd__help__subcmd__ignore__subcmd__remove)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        portsentry__subcmd__help__subcmd__import)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -714,6 +776,36 @@ _portsentry() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        portsentry__subcmd__import)
+            opts="-c -h --for --reason --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reason)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

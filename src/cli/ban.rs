@@ -39,9 +39,19 @@ const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 /// How long a ban is to last.
 #[derive(Clone, Copy)]
-enum Length {
+pub(super) enum Length {
     Ever,
     For(Duration),
+}
+
+impl Length {
+    /// In seconds, where there is an end.
+    pub(super) fn seconds(self) -> Option<u64> {
+        match self {
+            Self::Ever => None,
+            Self::For(length) => Some(length.as_secs()),
+        }
+    }
 }
 
 impl Ban {
@@ -56,10 +66,7 @@ impl Ban {
         }
         let request = Request::Ban {
             source,
-            seconds: match self.length {
-                Some(Length::For(length)) => Some(length.as_secs()),
-                _ => None,
-            },
+            seconds: self.length.and_then(Length::seconds),
             ever: matches!(self.length, Some(Length::Ever)),
             reason: self.reason.clone(),
             force: self.force,
@@ -129,7 +136,7 @@ pub(super) fn sentence(banned: &Listed) -> String {
     }
 }
 
-fn parse_length(text: &str) -> Result<Length, String> {
+pub(super) fn parse_length(text: &str) -> Result<Length, String> {
     if text == "ever" {
         return Ok(Length::Ever);
     }

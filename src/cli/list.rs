@@ -8,34 +8,46 @@ use crate::clock::Now;
 use crate::control::{AskError, Line, Listed, Request};
 use crate::log::span;
 
-/// Prints the running bans as they arrive: the daemon's, or without one those that history says still run.
+/// Prints the running bans as they arrive.
 pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
     let mut failure = None;
     super::print(|out| {
         let mut table = Table::new(out, output);
-        match client.ask(&Request::List, |line| match line {
-            Line::Listed(listed) => table.row(&listed),
-            _ => Ok(()),
-        }) {
-            Ok(Asked::Done) => return table.end(),
-            Ok(Asked::Failed(why)) => failure = Some(Failure::from(why)),
-            Ok(Asked::NoDaemon(_)) => match client.good_config().and_then(offline::running) {
-                Ok(bans) => {
-                    say(
-                        "no daemon is running: history says that these still run; whether the kernel holds them was not looked at",
-                    );
-                    bans.iter().try_for_each(|listed| table.row(listed))?;
-                    return table.end();
-                }
-                Err(error) => failure = Some(error),
-            },
-            Err(AskError::Output(error)) => return Err(error),
-            Err(error) => failure = Some(Failure::from(error)),
+        match each_running(client, |listed| table.row(listed)) {
+            Ok(written) => written.and_then(|()| table.end()),
+            Err(error) => {
+                // A list that broke off is not ended, so that it is not taken for whole.
+                failure = Some(error);
+                Ok(())
+            }
         }
-        // A list that broke off is not ended, so that it is not taken for whole.
-        Ok(())
     })?;
     failure.map_or(Ok(()), Err)
+}
+
+/// Hands out the running bans as they arrive: the daemon's, or without one those that history says still run. An error of
+/// `each` ends it, and is given back as such.
+pub(super) fn each_running(
+    client: &Client,
+    mut each: impl FnMut(&Listed) -> io::Result<()>,
+) -> Result<io::Result<()>, Failure> {
+    let asked = client.ask(&Request::List, |line| match line {
+        Line::Listed(listed) => each(&listed),
+        _ => Ok(()),
+    });
+    match asked {
+        Ok(Asked::Done) => Ok(Ok(())),
+        Ok(Asked::Failed(why)) => Err(Failure::from(why)),
+        Ok(Asked::NoDaemon(_)) => {
+            let bans = client.good_config().and_then(offline::running)?;
+            say(
+                "no daemon is running: history says that these still run; whether the kernel holds them was not looked at",
+            );
+            Ok(bans.iter().try_for_each(each))
+        }
+        Err(AskError::Output(error)) => Ok(Err(error)),
+        Err(error) => Err(Failure::from(error)),
+    }
 }
 
 /// The head of the column that names responders.

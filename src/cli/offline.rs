@@ -13,7 +13,6 @@ use crate::control::{self, AskError, Lifted, Line, Listed, Request};
 use crate::engine::{Engine, Errand};
 use crate::guard::Guard;
 use crate::history::lock::{self, LockError};
-use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{Host, Names, Sessions, resolvers};
 use crate::policy::{Ban, Origin};
@@ -86,7 +85,7 @@ pub(super) fn unban(
 /// Carries out requests of one kind, with what each came to.
 fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Failure> {
     privilege::require(privilege::Needs::default())?;
-    let _lock = StateLock::acquire(&config.history.file)?;
+    let lock = StateLock::acquire(&config.history.file)?;
     let history = match History::open(&config.history.file) {
         Ok(history) => history,
         Err(cause) => return Err(without_history(config, requests, &cause)),
@@ -111,32 +110,76 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
         }
         _ => all_active(&history, now)?,
     };
-    let mut guard = guard(config)?;
-    let mut responders = Responders::configured(config)?;
-    if matches!(requests, [Request::Ban { .. }, ..]) {
-        look_names_up(&mut guard)?;
-        responders.prepare()?;
+    let makes_ready = matches!(requests, [Request::Ban { .. }, ..]);
+    let mut session = Session::begin(config, lock, history, bans, makes_ready)?;
+    let replies = requests
+        .iter()
+        .map(|request| session.carry_out(request.clone()))
+        .collect::<Result<_, _>>()?;
+    session.end()?;
+    Ok(replies)
+}
+
+/// An engine for as long as a command runs.
+pub(super) struct Session {
+    engine: Engine,
+    by: String,
+    _lock: StateLock,
+}
+
+impl Session {
+    /// One that bans.
+    pub(super) fn of(config: &Config) -> Result<Self, Failure> {
+        privilege::require(privilege::Needs::default())?;
+        let lock = StateLock::acquire(&config.history.file)?;
+        let history = History::open(&config.history.file)?;
+        let bans = all_active(&history, Now::read())?;
+        Self::begin(config, lock, history, bans, true)
     }
-    let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
-    let recorder = Recorder::start(history, TextFiles::default()).map_err(cannot_start)?;
-    let mut engine = Engine::new(config.clone(), guard, responders.here(), recorder);
-    engine.know(bans);
-    let by = format!("uid {}", nix::unistd::getuid());
-    let mut replies = Vec::new();
-    for request in requests {
+
+    /// `makes_ready`: what bans need is made where it is not there.
+    fn begin(
+        config: &Config,
+        lock: StateLock,
+        history: History,
+        bans: Vec<Ban>,
+        makes_ready: bool,
+    ) -> Result<Self, Failure> {
+        let mut guard = guard(config)?;
+        let mut responders = Responders::configured(config)?;
+        if makes_ready {
+            look_names_up(&mut guard)?;
+            responders.prepare()?;
+        }
+        let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
+        let recorder = Recorder::start(history, TextFiles::default()).map_err(cannot_start)?;
+        let mut engine = Engine::new(config.clone(), guard, responders.here(), recorder);
+        engine.know(bans);
+        Ok(Self {
+            engine,
+            by: format!("uid {}", nix::unistd::getuid()),
+            _lock: lock,
+        })
+    }
+
+    /// Carries out a request; what the daemon would reply.
+    pub(super) fn carry_out(&mut self, request: Request) -> Result<Vec<Line>, Failure> {
         let Outcome { mut lines, .. } =
-            command::carry_out(&mut engine, request.clone(), &by, Now::read());
-        if let Some(failure) = run_programs(&mut engine)? {
+            command::carry_out(&mut self.engine, request, &self.by, Now::read());
+        if let Some(failure) = run_programs(&mut self.engine)? {
             lines.pop();
             lines.push(Line::Failed(failure));
         }
-        replies.push(lines);
+        Ok(lines)
     }
-    let recorder = engine.close(Now::read());
-    recorder
-        .stop(LAST_WORDS)
-        .map_err(|unwritten| Failure::from(unwritten.to_string()))?;
-    Ok(replies)
+
+    /// Ends it. What was done is in history when this returns.
+    pub(super) fn end(self) -> Result<(), Failure> {
+        let recorder = self.engine.close(Now::read());
+        recorder
+            .stop(LAST_WORDS)
+            .map_err(|unwritten| Failure::from(unwritten.to_string()))
+    }
 }
 
 /// Who is never banned, as a daemon would know it now.
@@ -257,7 +300,7 @@ fn without_history(config: &Config, requests: &[Request], cause: &history::Error
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 fn all_active(history: &History, now: Now) -> Result<Vec<Ban>, history::Error> {
-    let mut cursor = Some(Cursor::default());
+    let mut cursor = Some(history.beginning(now.wall)?);
     let mut all = Vec::new();
     while let Some(from) = cursor {
         let slice = history.active(now, from, 10_000)?;

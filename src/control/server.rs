@@ -162,6 +162,7 @@ impl Client {
     pub fn read(&mut self) -> Step {
         let mut chunk = [0; 4096];
         loop {
+            let known = self.inbox.len();
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Step::Gone,
                 Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
@@ -169,8 +170,9 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Step::Gone,
             }
-            if let Some(end) = self.inbox.iter().position(|&byte| byte == b'\n') {
-                return match serde_json::from_slice(&self.inbox[..end]) {
+            let end = self.inbox[known..].iter().position(|&byte| byte == b'\n');
+            if let Some(end) = end {
+                return match serde_json::from_slice(&self.inbox[..known + end]) {
                     Ok(request) => Step::Ask(request),
                     Err(error) => {
                         Step::Nonsense(format!("no request that this version knows: {error}"))

@@ -11,7 +11,7 @@ use crate::command;
 use crate::config::WatchMode;
 use crate::control::{Client, Line, Request, Step};
 use crate::history::Seq;
-use crate::source::Source;
+use crate::policy::Place;
 
 /// Clients at once, holders of leases not counted; beyond it, the next is hung up on.
 const MAX_CLIENTS: usize = 64;
@@ -41,8 +41,8 @@ struct Conversation {
 enum Answer {
     /// The request is not here yet.
     NotAsked,
-    /// These are still to be listed.
-    Listing(std::vec::IntoIter<Source>),
+    /// The bans after this one are still to be listed; `None`: all are.
+    Listing(Option<Place>),
     /// Ready, but history must have written up to the mark first, which is waited for until then.
     AfterHistory {
         mark: Seq,
@@ -215,17 +215,16 @@ impl Daemon {
                     lines.drain(..).for_each(|line| client.push(&line));
                     *answer = Answer::Complete;
                 }
-                Answer::Listing(sources) => {
+                Answer::Listing(listed) => {
+                    let mut bans = self.engine.bans().by_end(*listed);
                     while client.has_room() {
-                        let Some(source) = sources.next() else {
+                        let Some((place, ban)) = bans.next() else {
                             client.push(&Line::Done);
                             *answer = Answer::Complete;
                             break;
                         };
-                        // One that ended meanwhile is left out.
-                        if let Some(ban) = self.engine.bans().get(source) {
-                            client.push(&Line::Listed(command::listed_by(&self.engine, ban, now)));
-                        }
+                        client.push(&Line::Listed(command::listed_by(&self.engine, ban, now)));
+                        *listed = Some(place);
                     }
                 }
                 Answer::Complete => {}
@@ -258,24 +257,18 @@ impl Daemon {
                 let status = Line::Status(Box::new(self.status(now)));
                 self.at_once(id, vec![status, Line::Done])
             }
-            Request::List => {
-                let mut sources: Vec<Source> =
-                    self.engine.bans().iter().map(|ban| ban.source).collect();
-                sources.sort_unstable();
-                Answer::Listing(sources.into_iter())
-            }
+            Request::List => Answer::Listing(None),
             change @ (Request::Ban { .. }
             | Request::Confirm { .. }
+            | Request::Import { .. }
             | Request::Unban { .. }
             | Request::UnbanAll) => {
-                let is_long = self.replay.is_some() || matches!(change, Request::UnbanAll);
+                let is_long = self.is_replaying()
+                    || matches!(change, Request::UnbanAll | Request::Import { .. });
                 if is_long {
                     self.ask_for_patience(id);
                 }
-                // What history still has to say comes first, or it would undo what is decided now.
-                while self.replay.is_some() {
-                    self.replay_some(now)?;
-                }
+                self.finish_replay(now)?;
                 let by = format!("uid {uid}");
                 let outcome = command::carry_out(&mut self.engine, change, &by, now);
                 Answer::AfterHistory {

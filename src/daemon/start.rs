@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
+use super::replay::Replay;
 use super::{Daemon, Errands, Later, clients::Clients, follow, friends, notices};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
@@ -22,14 +23,13 @@ use crate::control::{AskError, Server};
 use crate::engine::Engine;
 use crate::guard::Guard;
 use crate::history::lock::LockError;
-use crate::history::query::Cursor;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{self, Flows, Host, Services, resolvers, sessions};
 use crate::listen::{self, Listeners};
 use crate::log::span;
-use crate::policy::{MAX_PAST, Past};
 use crate::privilege::{self, Needs, User};
 use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders, Site};
+use crate::source::{Source, Sources};
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -114,50 +114,6 @@ impl Error {
     }
 }
 
-/// Bans that history still holds, put back a slice at a time between other events.
-pub(super) struct Replay {
-    history: History,
-    cursor: Cursor,
-}
-
-/// Bans that are put back between two looks at other events.
-const SLICE: usize = 4 * 2340;
-
-impl Replay {
-    /// Puts the next slice back. True when nothing is left.
-    pub(super) fn step(&mut self, engine: &mut Engine, now: Now) -> Result<bool, history::Error> {
-        let slice = self.history.active(now, self.cursor, SLICE)?;
-        if slice.unreadable > 0 {
-            warn!(
-                "history: {} bans cannot be read, and are left out",
-                slice.unreadable
-            );
-        }
-        engine.replay(slice.bans, now);
-        match slice.next {
-            Some(cursor) => {
-                self.cursor = cursor;
-                Ok(false)
-            }
-            None => {
-                self.forgive(engine)?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// Where somebody has lifted a roll-up, the bans in it before that still do not count towards the next.
-    fn forgive(&self, engine: &mut Engine) -> Result<(), history::Error> {
-        let mut lifted = Vec::new();
-        for prefix in engine.crowded() {
-            let at = self.history.rollup_lifted(prefix)?;
-            lifted.extend(at.map(|at| (prefix, at)));
-        }
-        engine.forgive(&lifted);
-        Ok(())
-    }
-}
-
 /// The world being listed on another thread, for what it holds and history lacks.
 pub(super) struct Adoption {
     /// Readable when the list is there.
@@ -166,7 +122,7 @@ pub(super) struct Adoption {
 }
 
 impl Adoption {
-    fn begin(jobs: Vec<Holdings>) -> Result<Option<Self>, Error> {
+    fn begin(jobs: Vec<Holdings>, known: Vec<Source>) -> Result<Option<Self>, Error> {
         if jobs.is_empty() {
             return Ok(None);
         }
@@ -179,10 +135,11 @@ impl Adoption {
             .map_err(Error::thread(step))?;
         let (send, result) = mpsc::channel();
         let work = move || {
+            let known = Sources::new(known);
             let mut held = Vec::new();
             let listed = jobs
                 .into_iter()
-                .try_for_each(|job| job().map(|found| held.extend(found)));
+                .try_for_each(|job| job(&known).map(|found| held.extend(found)));
             // The daemon may have stopped meanwhile: then nobody wants to know.
             let _ = send.send(listed.map(|()| held));
             let _ = nix::unistd::write(&ring, &1_u64.to_ne_bytes());
@@ -282,9 +239,8 @@ impl Daemon {
         engine.remember_names(names);
         engine.spare_friends(now);
         engine.logins_changed(now);
-        if let Some(history) = &reader {
-            remember_the_past(&mut engine, history, now)?;
-        }
+        let memory = engine.config().ban.memory;
+        let replay = Replay::start(reader, memory).map_err(Error::thread("read history"))?;
 
         Ok(Self {
             config_path: config_path.to_owned(),
@@ -306,10 +262,7 @@ impl Daemon {
             epoll,
             server,
             clients: Clients::default(),
-            replay: reader.map(|history| Replay {
-                history,
-                cursor: Cursor::default(),
-            }),
+            replay: Some(replay),
             adoption: None,
             ready_at: None,
             renewals: 0,
@@ -322,7 +275,6 @@ impl Daemon {
 
     /// Bans are back: list what else the kernel holds, and tell who started us that we are ready.
     pub(super) fn ready(&mut self, now: Now) -> Result<(), Error> {
-        self.replay = None;
         self.ready_at = Some(now.mono);
         self.begin_watching(now)?;
         self.list_the_world()?;
@@ -351,8 +303,8 @@ impl Daemon {
 impl Daemon {
     /// Has the kernel's bans listed on another thread, for those that history lacks.
     pub(super) fn list_the_world(&mut self) -> Result<(), Error> {
-        let jobs = self.engine.begin_listing();
-        self.adoption = Adoption::begin(jobs)?;
+        let (jobs, known) = self.engine.begin_listing();
+        self.adoption = Adoption::begin(jobs, known)?;
         match &self.adoption {
             Some(adoption) => self.add(adoption.done.as_fd(), super::Token::Adoption),
             None => Ok(()),
@@ -411,20 +363,6 @@ pub(super) fn take_down_what_is_not_used(
         }
     }
     Ok(history.remember_sites(&sites)?)
-}
-
-/// Past bans count towards the length of the next.
-fn remember_the_past(engine: &mut Engine, history: &History, now: Now) -> Result<(), Error> {
-    let memory = engine.config().ban.memory;
-    for past in history.past(now.wall, memory, MAX_PAST)? {
-        let runs_still = past.last_end.is_none_or(|end| end > now.wall);
-        let count = past.bans.saturating_sub(u32::from(runs_still));
-        let last_end = past.last_end.map_or(now.wall, |end| end.min(now.wall));
-        if count > 0 {
-            engine.remember(past.source, Past { count, last_end });
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn block_signals() -> nix::Result<SignalFd> {

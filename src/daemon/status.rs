@@ -11,7 +11,7 @@ use crate::probe::Skip;
 impl Daemon {
     /// How we are. Looks at the kernel first: what somebody took away is put back by being asked about.
     pub(super) fn status(&mut self, now: Now) -> Status {
-        if self.replay.is_none() {
+        if !self.is_replaying() {
             self.engine.verify(now);
         }
         self.engine.look_for_logins(false, now);
@@ -25,7 +25,7 @@ impl Daemon {
             .into_iter()
             .filter(|watch| !watch.modes.is_empty());
         let health: Vec<Health> = self.engine.health().into_iter().map(told).collect();
-        let state = if self.replay.is_some() {
+        let state = if self.is_replaying() {
             State::Replaying
         } else if differing_for.is_some() || !troubles.is_empty() {
             State::Degraded

@@ -53,23 +53,52 @@ impl Agreement {
         self.each(|post, told| post.ban(bans, true, now, told));
     }
 
-    /// Makes one ban real everywhere, or leaves everything as it was: with the ban of the same source that ran `before`, or none.
+    /// Makes bans real everywhere, or leaves everything as it was, with the bans that ran `before`. Those that a responder will
+    /// never make real keep no others from it: they are left as they were, and given back with the reason.
     pub(super) fn ban_or_undo(
         &mut self,
-        ban: &Ban,
-        before: Option<&Ban>,
+        bans: &[&Ban],
+        before: &Bans,
         now: Now,
-    ) -> Result<(), String> {
-        self.ban(&[ban], now);
-        let Err(failure) = self.done_for(&[ban.source], now) else {
-            return Ok(());
-        };
-        // What cannot be undone is tried again, and told by what comes of that.
-        match before {
-            Some(before) => self.ban(&[before], now),
-            None => self.unban(&[ban.source], now),
+    ) -> Result<Vec<(Source, String)>, String> {
+        self.ban(bans, now);
+        self.wait(now);
+        let (mut refused, mut others) = (Vec::new(), Vec::new());
+        for source in bans.iter().map(|ban| ban.source) {
+            match self.refusal(source) {
+                Some(words) => refused.push((source, words)),
+                None => others.push(source),
+            }
         }
-        Err(failure)
+        let sources: Vec<Source> = refused.iter().map(|(source, _)| *source).collect();
+        self.undo(&sources, before, now);
+        match self.obstacles(&others) {
+            None => Ok(refused),
+            Some(failure) => {
+                self.undo(&others, before, now);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Why some responder will never make this ban real; `None`: none has said that.
+    fn refusal(&self, source: Source) -> Option<String> {
+        let mut refusals = self.posts.iter().filter_map(|post| post.refusal(source));
+        refusals.next().map(str::to_owned)
+    }
+
+    /// Has these banned as they were `before`, or not at all. What cannot be undone is tried again, and told by what comes of that.
+    fn undo(&mut self, sources: &[Source], before: &Bans, now: Now) {
+        let known = sources.iter().filter_map(|source| before.get(*source));
+        let known: Vec<&Ban> = known.collect();
+        let is_new = |source: &Source| before.get(*source).is_none();
+        let new: Vec<Source> = sources.iter().copied().filter(is_new).collect();
+        if !known.is_empty() {
+            self.ban(&known, now);
+        }
+        if !new.is_empty() {
+            self.unban(&new, now);
+        }
     }
 
     /// Lifts bans. What fails is tried again.
@@ -100,16 +129,15 @@ impl Agreement {
     /// What was ordered for these may not be done.
     pub(super) fn done_for(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
         self.wait(now);
-        let obstacles: Vec<String> = self
-            .posts
-            .iter()
+        self.obstacles(sources).map_or(Ok(()), Err)
+    }
+
+    /// What stands between these and what was ordered for them; `None`: nothing.
+    fn obstacles(&self, sources: &[Source]) -> Option<String> {
+        let obstacles: Vec<String> = (self.posts.iter())
             .filter_map(|post| post.obstacle(sources))
             .collect();
-        if obstacles.is_empty() {
-            Ok(())
-        } else {
-            Err(obstacles.join("; "))
-        }
+        (!obstacles.is_empty()).then(|| obstacles.join("; "))
     }
 
     /// Lets these through from now on, whatever else holds.

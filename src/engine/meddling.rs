@@ -10,7 +10,7 @@ use super::{About, Engine, log_each};
 use crate::clock::{Mono, Now};
 use crate::history::{Ending, Record};
 use crate::log::banned;
-use crate::policy::{Ban, Origin, Reason};
+use crate::policy::{Ban, Origin, Place, Reason};
 use crate::respond::{Held, Meddling, TEST};
 use crate::source::Source;
 
@@ -226,11 +226,16 @@ impl Engine {
     /// for what nobody has told.
     pub fn reconcile(&mut self, now: Now) {
         self.world.look(now);
-        let sample = self.bans.sample(self.reconciled_to, SAMPLE);
-        self.reconciled_to = sample.last().copied();
+        let sample = |after| self.bans.by_end(after).take(SAMPLE).collect();
+        let mut bans: Vec<(Place, &Ban)> = sample(self.reconciled_to);
+        if bans.is_empty() {
+            bans = sample(None);
+        }
+        self.reconciled_to = bans.last().map(|(place, _)| *place);
         let soon = now.mono.later(SAME_END);
-        let lasting = sample.iter().filter(|(end, _)| *end > soon);
-        let sources: Vec<Source> = lasting.map(|(_, source)| *source).collect();
+        let lasts = |ban: &&Ban| ban.end.is_none_or(|end| end.mono > soon);
+        let bans = bans.into_iter().map(|(_, ban)| ban);
+        let sources: Vec<Source> = bans.filter(lasts).map(|ban| ban.source).collect();
         self.world.look_for(&sources);
         self.follow_up(now);
     }

@@ -411,6 +411,12 @@ impl Post {
         !self.is_present() || self.refused.contains(&source)
     }
 
+    /// Why it will never make this ban real; `None`: it has not said that.
+    pub(super) fn refusal(&self, source: Source) -> Option<&str> {
+        let is_refused = self.refused.contains(&source);
+        self.last_words.as_deref().filter(|_| is_refused)
+    }
+
     /// Whether this ban is in force there, as far as the responder said.
     pub(super) fn enforces(&self, source: Source) -> bool {
         self.is_present()

@@ -51,15 +51,8 @@ impl Engine {
             || ban.origin == Origin::RollUp && !self.guard.may_be_wide(ban.source)
     }
 
-    /// Prefixes that would be rolled up if one more were banned in them. Called when history has been put back: it knows which
-    /// of them somebody has lifted.
-    #[must_use]
-    pub fn crowded(&self) -> Vec<Source> {
-        self.bans.crowded()
-    }
-
     /// Somebody had lifted, each at that time, the bans that these prefixes had been rolled up into: what was banned in them until then
-    /// counts no more.
+    /// counts no more. Called before history's bans are put back.
     pub fn forgive(&mut self, lifted: &[(Source, Wall)]) {
         self.bans.forgive(lifted);
     }

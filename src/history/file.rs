@@ -51,6 +51,11 @@ CREATE TABLE IF NOT EXISTS site (
 ) WITHOUT ROWID;
 ";
 
+/// What was a roll-up is found without a look at everything else.
+const ROLLUPS: &str = "
+CREATE INDEX IF NOT EXISTS ban_rollup ON ban (source, ended) WHERE origin = 'rollup';
+";
+
 /// How long a lock of another connection is waited for. Readers never hold one that stops a writer, but for moments.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -371,6 +376,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))?;
     connection.execute_batch(SITES)?;
+    connection.execute_batch(ROLLUPS)?;
     connection.execute_batch(names::TABLE)?;
     connection.pragma_update(None, "cache_size", CACHE_SIZE)
 }

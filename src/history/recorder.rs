@@ -18,7 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::text::{TextFiles, local_zone};
 use super::{Error, History, Record};
 use crate::clock::Wall;
-use crate::policy::Origin;
+use crate::policy::{Ban, Origin};
 
 /// How many records a [`Recorder`] takes, in order. Zero: none yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +106,19 @@ impl Recorder {
         drop(state);
         self.shared.wake.notify_one();
         Ok(seq)
+    }
+
+    /// Queues bans that somebody has asked for together, and that go to the disk together too. They are always taken.
+    pub fn push_together(&self, bans: impl IntoIterator<Item = Ban>) -> Seq {
+        let mut state = self.shared.lock();
+        let before = state.queue.len();
+        state.queue.extend(bans.into_iter().map(Record::Ban));
+        let count = state.queue.len() - before;
+        state.pushed += u64::try_from(count).expect("a queue in memory is shorter than 2^64");
+        let seq = Seq(state.pushed);
+        drop(state);
+        self.shared.wake.notify_one();
+        seq
     }
 
     /// Has everything deleted that was over before `before`, when no records wait, a step at a time.

@@ -106,9 +106,20 @@ fn end(source: Source, at: Wall, how: Ending) -> Record {
     }
 }
 
+/// By their ends. Read as they stand in the file, they are the same.
 fn all_active(history: &History, now: Now, slice: usize) -> Vec<Ban> {
+    let bans = all_active_from(history, now, Cursor::default(), slice);
+    let mut by_id = all_active_from(history, now, Cursor::ById(i64::MIN), slice);
+    let mut sorted = bans.clone();
+    sorted.sort_by_key(|ban| ban.source);
+    by_id.sort_by_key(|ban| ban.source);
+    assert_eq!(by_id, sorted);
+    bans
+}
+
+fn all_active_from(history: &History, now: Now, begin: Cursor, slice: usize) -> Vec<Ban> {
     let mut bans = Vec::new();
-    let mut from = Some(Cursor::default());
+    let mut from = Some(begin);
     while let Some(cursor) = from {
         let some = history.active(now, cursor, slice).unwrap();
         assert!(some.bans.len() <= slice);

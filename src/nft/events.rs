@@ -87,6 +87,7 @@ const INET: u8 = 1;
 
 // Attributes: the table's name is the first of every kind of message, an element's set the second.
 const TABLE: u16 = 1;
+const GENERATION: u16 = 1;
 const SET: u16 = 2;
 const PROCESS: u16 = 2;
 const PROCESS_NAME: u16 = 3;
@@ -181,6 +182,12 @@ fn take(message: &[u8], table: &[u8], steps: &mut Vec<Step>) -> Option<Transacti
         _ => {}
     }
     None
+}
+
+/// The number of the ruleset's generation in the answer to a question for it.
+pub(super) fn generation(message: &[u8]) -> Option<u32> {
+    let number = attribute(message.get(20..)?, GENERATION)?;
+    Some(u32::from_be_bytes(number.try_into().ok()?))
 }
 
 /// One word about it in a row is enough.

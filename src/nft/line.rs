@@ -33,6 +33,7 @@ pub struct Line {
     buffer: Box<Answer>,
     send_room: usize,
     seq: u32,
+    committed: u32,
 }
 
 /// Where answers go, aligned as their headers want it.
@@ -59,6 +60,7 @@ impl Line {
             buffer: Answer::new(),
             send_room: 0,
             seq: 0,
+            committed: 0,
         })
     }
 
@@ -86,7 +88,10 @@ impl Line {
         let mut outcome = Ok(());
         loop {
             match self.receive() {
-                Ok(None) => return outcome,
+                Ok(None) => {
+                    self.committed = self.committed.wrapping_add(u32::from(outcome.is_ok()));
+                    return outcome;
+                }
                 Ok(Some(answer)) => {
                     let refused = messages(answer).find_map(|message| refusal(message).err());
                     if let (Some(errno), Ok(()) | Err(Errno::ENOBUFS)) = (refused, outcome) {
@@ -97,6 +102,11 @@ impl Line {
                 Err(errno) => return Err(errno),
             }
         }
+    }
+
+    /// How many transactions were carried out.
+    pub(super) fn committed(&self) -> u32 {
+        self.committed
     }
 
     /// Asks, and has each message of the answer parsed. What does not parse is left out.

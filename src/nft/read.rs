@@ -1,5 +1,6 @@
 //! What stands in the kernel: our table and what is in it, the elements of a set, one of them.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::net::IpAddr;
@@ -9,10 +10,12 @@ use nix::errno::Errno;
 use super::batch::TableName;
 use super::decode;
 use super::element::Element;
+use super::events;
 use super::friends::{FriendSet, Friends};
 use super::line::Line;
 use super::request::Request;
 use super::shape::{BanSet, ChainShape, MARK, OWNED, Owner, Rule, SetShape, is_marked};
+use crate::source::Sources;
 
 /// How often a set is listed at most. The kernel remembers only how far it has come, by count: when its hash table
 /// grows or it collects expired elements meanwhile, some come twice and others not at all. So a list is done when
@@ -112,6 +115,17 @@ impl Line {
         Ok(self.table(table)?.map(|found| found.handle))
     }
 
+    /// How often somebody else than this line has changed the ruleset, whatever part of it, counted from some moment; it tells by
+    /// not growing that nobody has.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn changes_of_others(&mut self) -> Result<u32, Errno> {
+        let found = self.ask(&Request::generation(), events::generation)?;
+        let generation = found.first().ok_or(Errno::EIO)?;
+        Ok(generation.wrapping_sub(self.committed()))
+    }
+
     /// One element, by its key, without a list of the others; `None` if it, its set or its table is not there.
     /// One that has run out is not there.
     ///
@@ -138,14 +152,42 @@ impl Line {
     /// # Errors
     /// What the kernel said.
     pub fn list(&mut self, table: &TableName, set: BanSet) -> Result<Vec<Element>, Errno> {
+        self.list_but(table, set, &Sources::default())
+    }
+
+    /// The same without those that are `known`, in which a million takes no room.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn list_but(
+        &mut self,
+        table: &TableName,
+        set: BanSet,
+        known: &Sources,
+    ) -> Result<Vec<Element>, Errno> {
         let request = Request::elements(table.as_c_str(), &set.name());
+        let expected = known.iter().filter(|it| BanSet::of(*it) == set).count();
         let mut all = HashMap::new();
         for _ in 0..PASSES {
             let before = all.len();
-            let found = absent_is_none(self.ask(&request, decode::elements))?;
-            let running = found.into_iter().flatten().flatten().filter(is_running);
-            all.extend(running.map(|element| (element.key, element)));
-            if all.len() == before {
+            let seen = Cell::new(0);
+            let is_news = |element: &Element| {
+                let source = set.source(element.key);
+                let is_known = source.is_some_and(|source| known.contains(source));
+                seen.set(seen.get() + usize::from(is_known));
+                !is_known && is_running(element)
+            };
+            let news = |message: &[u8]| {
+                let mut elements = decode::elements(message)?;
+                elements.retain(is_news);
+                Some(elements)
+            };
+            let found = absent_is_none(self.ask(&request, news))?;
+            let found = found.into_iter().flatten().flatten();
+            all.extend(found.map(|element| (element.key, element)));
+            // One that shows all that must be there was not disturbed.
+            let is_whole = expected > 0 && seen.get() == expected;
+            if all.len() == before || is_whole {
                 break;
             }
         }

@@ -15,6 +15,7 @@ const GET_CHAIN: u8 = 4;
 const GET_RULE: u8 = 7;
 const GET_SET: u8 = 10;
 const GET_ELEMENT: u8 = 13;
+const GET_GENERATION: u8 = 16;
 
 /// Attributes, from the same. The table's name has number 1 in every message.
 const TABLE: u16 = 1;
@@ -85,6 +86,11 @@ impl Request {
             .with(TABLE, table.to_bytes_with_nul())
             .with(ELEMENT_SET, &with_nul(&set.name()))
             .with(ELEMENTS | NESTED, &element)
+    }
+
+    /// The number of the ruleset's generation.
+    pub(super) fn generation() -> Self {
+        Self::new(GET_GENERATION, ACK)
     }
 
     /// The message, numbered `seq`.

@@ -1,28 +1,54 @@
 //! The bans that run, with their own expiry, and those that a source had before.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Ban;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
 use super::rollup::{Crowd, Neighbours};
+use super::{Ban, End, Reason};
 use crate::clock::{Mono, Now, Wall};
 use crate::config::BanRules;
 use crate::source::Source;
 
 /// What is banned, as we intend it. Only the engine changes it.
+///
+/// There may be a million of them, so that each stands in one place, and all else knows it by the number of that.
 #[derive(Debug, Default)]
 pub struct Bans {
-    running: HashMap<Source, Ban>,
-    /// The same bans by their end, those without one left out.
-    ends: BTreeSet<(Mono, Source)>,
+    slots: Vec<Option<Ban>>,
+    /// Slots without a ban.
+    free: Vec<Slot>,
+    /// Which slot holds whose ban.
+    by_source: HashTable<Slot>,
+    hasher: RandomState,
+    by_end: BTreeSet<Place>,
+    /// The words of reasons, of which many bans may have the same.
+    words: HashSet<Arc<str>>,
     /// How many running bans have each prefix length, IPv4 and IPv6: a look-up tries only these.
     lengths_v4: Lengths,
     lengths_v6: Lengths,
     neighbours: Neighbours,
     past: HashMap<Source, Past>,
     begun: Begun,
+}
+
+/// The number of a slot.
+type Slot = u32;
+
+/// A running ban's place in the order of their ends; those without one come last. As bytes, the highest first, which take two thirds
+/// of the room of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Milliseconds, as far as 8,900 years go.
+    end: [u8; 6],
+    slot: [u8; 4],
 }
 
 /// Bans of a source that are over.
@@ -36,6 +62,9 @@ pub struct Past {
 
 /// Sources whose past bans are remembered at most. Beyond it, a newcomer's past is not kept: its next ban is a first one.
 pub const MAX_PAST: usize = 1_000_000;
+
+/// Reasons whose words are shared; a list is banned with one, what people type is few.
+const MAX_WORDS: usize = 1024;
 
 /// A count per prefix length, kept short: few lengths are ever in use.
 type Lengths = Vec<(u8, usize)>;
@@ -54,31 +83,60 @@ impl Bans {
     }
 
     /// Holds `ban`; gives back the ban of the same source that ran before, which this one replaces.
-    pub fn insert(&mut self, ban: Ban) -> Option<Ban> {
-        let replaced = self.remove(ban.source);
-        if let Some(end) = ban.end {
-            self.ends.insert((end.mono, ban.source));
-        }
-        let lengths = self.lengths_of(ban.source);
-        match lengths
-            .iter_mut()
-            .find(|(length, _)| *length == ban.source.prefix_len())
-        {
-            Some((_, count)) => *count += 1,
-            None => lengths.push((ban.source.prefix_len(), 1)),
+    pub fn insert(&mut self, mut ban: Ban) -> Option<Ban> {
+        self.share_words_of(&mut ban);
+        let (source, end) = (ban.source, ban.end);
+        let Self { slots, hasher, .. } = self;
+        let is_it = |slot: &Slot| is_of(slots, *slot, source);
+        let hash_of = |slot: &Slot| {
+            let ban = slots[index(*slot)].as_ref();
+            ban.map_or(0, |ban| hash(hasher, ban.source))
+        };
+        let place = self.by_source.entry(hash(hasher, source), is_it, hash_of);
+        let (slot, is_new) = match place {
+            Entry::Occupied(place) => (*place.get(), false),
+            Entry::Vacant(place) => {
+                let last = || Slot::try_from(slots.len()).expect("memory ends before");
+                let slot = self.free.pop().unwrap_or_else(last);
+                place.insert(slot);
+                (slot, true)
+            }
+        };
+        if index(slot) == self.slots.len() {
+            self.slots.push(None);
         }
         self.neighbours.add(&ban);
-        self.running.insert(ban.source, ban);
+        let replaced = self.slots[index(slot)].replace(ban);
+        if let Some(replaced) = &replaced {
+            self.neighbours.remove(replaced);
+            self.by_end.remove(&Place::of(replaced.end, slot));
+        }
+        self.by_end.insert(Place::of(end, slot));
+        if is_new {
+            self.count_length(source);
+        }
         replaced
+    }
+
+    fn count_length(&mut self, source: Source) {
+        let lengths = self.lengths_of(source);
+        let length = source.prefix_len();
+        match lengths.iter_mut().find(|(known, _)| *known == length) {
+            Some((_, count)) => *count += 1,
+            None => lengths.push((length, 1)),
+        }
     }
 
     /// Takes the ban of exactly this source away, and leaves no memory of it.
     pub fn remove(&mut self, source: Source) -> Option<Ban> {
-        let ban = self.running.remove(&source)?;
+        let hash = hash(&self.hasher, source);
+        let slots = &self.slots;
+        let is_it = |slot: &Slot| is_of(slots, *slot, source);
+        let (slot, _) = self.by_source.find_entry(hash, is_it).ok()?.remove();
+        let ban = self.slots[index(slot)].take()?;
         self.neighbours.remove(&ban);
-        if let Some(end) = ban.end {
-            self.ends.remove(&(end.mono, source));
-        }
+        self.free.push(slot);
+        self.by_end.remove(&Place::of(ban.end, slot));
         let lengths = self.lengths_of(source);
         if let Some((_, count)) = lengths
             .iter_mut()
@@ -93,10 +151,10 @@ impl Bans {
     /// Takes away the bans whose end has come, and remembers that they were.
     pub fn expire(&mut self, now: Now) -> Vec<Ban> {
         let mut expired = Vec::new();
-        while let Some(&(end, source)) = self.ends.first().filter(|(end, _)| *end <= now.mono) {
+        while let Some(ban) = self.first_over(now.mono) {
+            let source = ban.source;
             let Some(ban) = self.remove(source) else {
-                self.ends.remove(&(end, source));
-                continue;
+                break;
             };
             let count = self
                 .past(source)
@@ -114,36 +172,56 @@ impl Bans {
         expired
     }
 
+    fn first_over(&self, now: Mono) -> Option<&Ban> {
+        let first = self.by_end.first()?;
+        let is_over = first.end().is_some_and(|end| end <= now);
+        self.slots[index(first.slot())].as_ref().filter(|_| is_over)
+    }
+
     /// When the next ban ends.
     #[must_use]
     pub fn next_end(&self) -> Option<Mono> {
-        self.ends.first().map(|(end, _)| *end)
+        self.by_end.first().and_then(|place| place.end())
     }
 
-    /// At most `count` of the bans that have an end, by their ends: those after `last`, or the first ones if there are none.
-    #[must_use]
-    pub fn sample(&self, last: Option<(Mono, Source)>, count: usize) -> Vec<(Mono, Source)> {
-        let after = |last| {
-            let range = self.ends.range((Bound::Excluded(last), Bound::Unbounded));
-            range.take(count).copied().collect()
-        };
-        let rest: Vec<_> = last.map_or_else(Vec::new, after);
-        if rest.is_empty() {
-            return self.ends.iter().take(count).copied().collect();
-        }
-        rest
+    /// The running bans in the order of their ends, those without one last: all, or those after that place, whether or not
+    /// there still is a ban in it.
+    pub fn by_end(&self, after: Option<Place>) -> impl Iterator<Item = (Place, &Ban)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let places = self.by_end.range((from, Bound::Unbounded));
+        places.filter_map(|place| Some((*place, self.slots[index(place.slot())].as_ref()?)))
     }
 
     /// The ban of exactly this source.
     #[must_use]
     pub fn get(&self, source: Source) -> Option<&Ban> {
-        self.running.get(&source)
+        let hash = hash(&self.hasher, source);
+        let is_it = |slot: &Slot| is_of(&self.slots, *slot, source);
+        let slot = self.by_source.find(hash, is_it)?;
+        self.slots[index(*slot)].as_ref()
+    }
+
+    /// Has a reason's words shared with bans that give the same.
+    fn share_words_of(&mut self, ban: &mut Ban) {
+        let Reason::Text(words) = &mut ban.reason else {
+            return;
+        };
+        if let Some(known) = self.words.get(&**words) {
+            *words = Arc::clone(known);
+            return;
+        }
+        if self.words.len() >= MAX_WORDS {
+            self.words.retain(|words| Arc::strong_count(words) > 1);
+        }
+        if self.words.len() < MAX_WORDS {
+            self.words.insert(Arc::clone(words));
+        }
     }
 
     /// Whether some ban covers `address`. For every packet: a look-up for each prefix length in use.
     #[must_use]
     pub fn covers(&self, address: IpAddr) -> bool {
-        !self.running.is_empty() && self.covering(address).next().is_some()
+        !self.is_empty() && self.covering(address).next().is_some()
     }
 
     /// The bans that cover `address`.
@@ -156,12 +234,12 @@ impl Bans {
         };
         lengths
             .iter()
-            .filter_map(move |&(length, _)| self.running.get(&Source::prefix(address, length)))
+            .filter_map(move |&(length, _)| self.get(Source::prefix(address, length)))
     }
 
     /// Counts neighbours by these rules from now on.
     pub fn roll_up_by(&mut self, rules: &BanRules) {
-        self.neighbours.follow(rules, self.running.values());
+        self.neighbours.follow(rules, self.slots.iter().flatten());
     }
 
     /// The prefixes of `source` that may become one ban, and how many neighbours are banned in each; the widest first.
@@ -175,10 +253,10 @@ impl Bans {
         self.neighbours.counted()
     }
 
-    /// Prefixes that would be rolled up if one more were banned in them. Walks over all that are counted: for the start alone.
-    #[must_use]
-    pub fn crowded(&self) -> Vec<Source> {
-        let is_open = |prefix: &Source| !self.running.contains_key(prefix);
+    /// Prefixes that would be rolled up if one more were banned in them.
+    #[cfg(test)]
+    pub(crate) fn crowded(&self) -> Vec<Source> {
+        let is_open = |prefix: &Source| self.get(*prefix).is_none();
         self.neighbours.crowded().filter(is_open).collect()
     }
 
@@ -186,19 +264,19 @@ impl Bans {
     /// counts no more, nor for wider ones. Walks over all bans.
     pub fn forgive(&mut self, lifted: &[(Source, Wall)]) {
         if !lifted.is_empty() {
-            self.neighbours.forgive(lifted, self.running.values());
+            self.neighbours.forgive(lifted, self.slots.iter().flatten());
         }
     }
 
     /// All running bans, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Ban> {
-        self.running.values()
+        self.slots.iter().flatten()
     }
 
     /// How many bans run.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.running.len()
+        self.by_end.len()
     }
 
     /// How many running bans are of the same kind as a ban of `source`: of its family, and as wide.
@@ -228,7 +306,7 @@ impl Bans {
     /// Whether nobody is banned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.running.is_empty()
+        self.by_end.is_empty()
     }
 
     /// What this source had before.
@@ -265,6 +343,50 @@ impl Bans {
     }
 }
 
+fn index(slot: Slot) -> usize {
+    usize::try_from(slot).expect("an address space has more than 32 bits")
+}
+
+/// Keyed, for strangers choose their addresses.
+fn hash(hasher: &RandomState, source: Source) -> u64 {
+    let bits = match source.address() {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    hasher.hash_one((bits, source.prefix_len()))
+}
+
+fn is_of(slots: &[Option<Ban>], slot: Slot, source: Source) -> bool {
+    let ban = slots[index(slot)].as_ref();
+    ban.is_some_and(|ban| ban.source == source)
+}
+
+impl Place {
+    const NEVER: [u8; 6] = [u8::MAX; 6];
+
+    fn of(end: Option<End>, slot: Slot) -> Self {
+        let bytes = |end: End| match end.mono.0.to_be_bytes() {
+            [0, 0, end @ ..] => end,
+            _ => Self::NEVER,
+        };
+        Self {
+            end: end.map_or(Self::NEVER, bytes),
+            slot: slot.to_be_bytes(),
+        }
+    }
+
+    /// When the ban ends; `None`: never.
+    fn end(&self) -> Option<Mono> {
+        let [a, b, c, d, e, f] = self.end;
+        let end = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        (self.end != Self::NEVER).then_some(Mono(end))
+    }
+
+    fn slot(&self) -> Slot {
+        Slot::from_be_bytes(self.slot)
+    }
+}
+
 impl Begun {
     fn within(&self, now: Mono) -> u32 {
         let is_current = self
@@ -284,7 +406,7 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{End, Origin, Reason};
+    use crate::policy::Origin;
 
     const NOW: Now = Now {
         mono: Mono(0),
@@ -342,6 +464,66 @@ mod tests {
         );
         assert_eq!(bans.past("192.0.2.1".parse().unwrap()).unwrap().count, 1);
         assert_eq!((bans.len(), bans.next_end()), (1, None));
+    }
+
+    #[test]
+    fn bans_are_listed_by_their_ends_also_while_they_change() {
+        let mut bans = Bans::default();
+        for (source, seconds) in [
+            ("192.0.2.4", None),
+            ("192.0.2.1", Some(30)),
+            ("192.0.2.2", Some(10)),
+            ("192.0.2.3", Some(30)),
+        ] {
+            bans.insert(ban(source, seconds));
+        }
+        let names = |bans: &Bans, after| -> Vec<String> {
+            let listed = bans.by_end(after);
+            listed.map(|(_, ban)| ban.source.to_string()).collect()
+        };
+        let all = names(&bans, None);
+        assert_eq!(
+            (all[0].as_str(), all[3].as_str()),
+            ("192.0.2.2", "192.0.2.4")
+        );
+        let (first, _) = bans.by_end(None).next().unwrap();
+        for gone in ["192.0.2.2", &all[1]] {
+            bans.remove(gone.parse().unwrap());
+        }
+        bans.insert(ban("192.0.2.5", Some(5)));
+        assert_eq!(names(&bans, Some(first)), all[2..]);
+    }
+
+    #[test]
+    fn a_slot_that_is_free_is_used_again() {
+        let mut bans = Bans::default();
+        for round in 0..3 {
+            for n in 0..100_u32 {
+                let mut ban = ban("192.0.2.1", Some(u64::from(n * 7 % 100)));
+                ban.source = IpAddr::from((0x0b00_0000 + n).to_be_bytes()).into();
+                assert_eq!(bans.insert(ban).is_some(), round == 1, "{round}");
+            }
+            assert_eq!(
+                (bans.len(), bans.slots.len(), bans.iter().count()),
+                (100, 100, 100)
+            );
+            if round == 1 {
+                assert_eq!(bans.expire(NOW.later(Duration::from_secs(100))).len(), 100);
+                assert!(bans.is_empty() && bans.next_end().is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_ban_takes_no_more_room_than_it_must() {
+        assert_eq!((size_of::<Option<Ban>>(), size_of::<Place>()), (72, 10));
+        let mut bans = Bans::default();
+        for source in ["192.0.2.1", "192.0.2.2"] {
+            bans.insert(ban(source, None));
+        }
+        assert_eq!(bans.words.len(), 1);
+        let shared = bans.words.iter().next().unwrap();
+        assert_eq!(Arc::strong_count(shared), 3);
     }
 
     #[test]

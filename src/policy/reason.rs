@@ -3,6 +3,7 @@
 //! They are written so that they survive in an nft comment, a log line and a terminal, and a scan reads back from them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::probe::{Protocol, ScanType};
 
@@ -12,7 +13,7 @@ pub enum Reason {
     /// It scanned.
     Scan(Summary),
     /// In somebody's words: an admin's, or a comment found in the kernel.
-    Text(Box<str>),
+    Text(Arc<str>),
 }
 
 /// A scan in one line: `syn scan, 3 tcp ports, last 23`.
@@ -54,7 +55,7 @@ impl Reason {
             .chars()
             .take(Self::MAX_LEN)
             .map(|c| if is_plain(c) { c } else { '?' });
-        Self::Text(clean.collect())
+        Self::Text(clean.collect::<String>().into())
     }
 }
 

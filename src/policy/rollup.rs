@@ -66,7 +66,7 @@ pub(super) struct Neighbours {
 }
 
 /// Prefixes that are remembered as forgiven at most. One beyond may be rolled up again by the next ban in it.
-const MAX_FORGIVEN: usize = 10_000;
+pub const MAX_FORGIVEN: usize = 10_000;
 
 impl Neighbours {
     /// Counts by these rules from now on.
@@ -139,6 +139,7 @@ impl Neighbours {
     }
 
     /// All prefixes that have as many as it takes.
+    #[cfg(test)]
     pub(super) fn crowded(&self) -> impl Iterator<Item = Source> {
         let is_crowded = |(prefix, count): &(&Source, &u32)| {
             let mut steps = self.steps(**prefix).iter();

@@ -130,7 +130,7 @@ impl Responder for HostsDeny {
 
     fn holdings(&self) -> Option<Holdings> {
         let responder = self.clone();
-        Some(Box::new(move || responder.held()))
+        Some(Box::new(move |_| responder.held()))
     }
 
     /// A file that was made for the first ban stays, empty.

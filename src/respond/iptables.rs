@@ -321,7 +321,7 @@ impl Responder for Iptables {
 
     fn holdings(&self) -> Option<Holdings> {
         let (world, families) = (self.world.clone(), self.families());
-        Some(Box::new(move || {
+        Some(Box::new(move |_| {
             let now = Now::read();
             let held: Result<Vec<Vec<Held>>, String> =
                 families.map(|it| world.held(it, now)).collect();

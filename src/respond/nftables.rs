@@ -58,6 +58,10 @@ pub struct Nftables {
     is_owner: Option<bool>,
     /// Our port, by which the kernel tells to whom a table belongs.
     port: u32,
+    /// By how many changes of others the ruleset was ahead when we made the table; `None`: we found it.
+    made_after: Option<u32>,
+    /// Whether nobody else can have put a ban in without our knowledge.
+    is_all_known: bool,
     /// Whether the table was found gone or changed since somebody last asked.
     lost: bool,
     /// What others do to the table; `None`: nobody listens.
@@ -94,6 +98,8 @@ impl Nftables {
             own: nftables.own,
             is_owner: None,
             port,
+            made_after: None,
+            is_all_known: false,
             lost: false,
             events: None,
         })
@@ -321,8 +327,12 @@ impl Responder for Nftables {
     }
 
     fn holdings(&self) -> Option<Holdings> {
+        // To list a million takes minutes, in which the kernel is slow to carry out anything else.
+        if self.is_all_known {
+            return None;
+        }
         let (table, sets) = (self.table.clone(), self.sets.clone());
-        Some(Box::new(move || {
+        Some(Box::new(move |known| {
             let cannot = |errno| {
                 trouble(format!(
                     "cannot list the bans in table inet {table}: {}",
@@ -332,7 +342,7 @@ impl Responder for Nftables {
             let mut line = open_line()?;
             let mut all = Vec::new();
             for set in sets {
-                let elements = line.list(&table, set).map_err(cannot)?;
+                let elements = line.list_but(&table, set, known).map_err(cannot)?;
                 all.extend(elements.iter().filter_map(|element| held(set, element)));
             }
             Ok(all)

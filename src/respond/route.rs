@@ -241,7 +241,7 @@ impl Responder for Route {
 
     fn holdings(&self) -> Option<Holdings> {
         let kind = self.kind;
-        Some(Box::new(move || {
+        Some(Box::new(move |_| {
             let listed = list(&mut DeadEnds::new(kind))?;
             Ok(listed.iter().map(|route| held(route.to.into())).collect())
         }))

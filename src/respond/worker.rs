@@ -14,7 +14,7 @@ use nix::sys::eventfd::EventFd;
 use super::{Deed, Error, Held, Holdings, Prepared, Responder};
 use crate::clock::Now;
 use crate::policy::Ban;
-use crate::source::Source;
+use crate::source::{Source, Sources};
 
 /// What a responder is to do, in the order of the fields.
 #[derive(Default)]
@@ -196,16 +196,16 @@ impl Hands {
             Self::Own(responder) => responder.holdings(),
             Self::Thread(worker) => {
                 let reply = worker.begin(|responder| responder.holdings());
-                Some(Box::new(move || list(&reply)))
+                Some(Box::new(move |known| list(&reply, known)))
             }
         }
     }
 }
 
 /// Lists by the job that the thread hands out when it comes to it.
-fn list(reply: &Receiver<Option<Holdings>>) -> Result<Vec<Held>, Error> {
+fn list(reply: &Receiver<Option<Holdings>>, known: &Sources) -> Result<Vec<Held>, Error> {
     match reply.recv() {
-        Ok(Some(job)) => job(),
+        Ok(Some(job)) => job(known),
         // Nothing to list, or the daemon has stopped.
         Ok(None) | Err(_) => Ok(Vec::new()),
     }

@@ -80,8 +80,8 @@ fn help_and_version_go_to_standard_output() {
     let said = files.portsentry(&["--help"]);
     assert_eq!(said.status, 0);
     for command in [
-        "run", "check", "convert", "migrate", "status", "list", "ban", "unban", "ignore",
-        "history", "reload", "withdraw",
+        "run", "check", "convert", "migrate", "status", "list", "ban", "import", "export", "unban",
+        "ignore", "history", "reload", "withdraw",
     ] {
         assert!(
             said.out.contains(&format!("\n  {command} ")),
@@ -119,6 +119,9 @@ fn what_cannot_be_meant_is_a_usage_error() {
         &["ignore", "add", "192.0.2.1", "--remark", "two\nlines"],
         &["ignore", "remove", "::/0"],
         &["history", "-n", "-1"],
+        &["import"],
+        &["import", "--for", "5M", "list"],
+        &["export", "list"],
         &["status", "--xml"],
         &["reload", "now"],
         &["convert", "--modes", "atcp,tdp"],

@@ -70,6 +70,9 @@ mod restart;
 /// `ban` and `unban`, with and without a daemon.
 mod commands;
 
+/// `import` and `export`: many bans at once.
+mod lists;
+
 /// Moving house: what an old portsentry left behind.
 mod migrate;
 

@@ -161,9 +161,9 @@ fn replay_counts_and_what_was_lifted_before_stays_forgiven() {
         .engine
         .replay(vec![part(1, earlier(9)), part(2, earlier(8))], NOW);
     assert_eq!(bench.held().len(), 2, "replay itself rolls nothing up");
-    assert_eq!(bench.engine.crowded(), [prefix]);
+    assert_eq!(bench.engine.bans().crowded(), [prefix]);
     bench.engine.forgive(&[(prefix, earlier(8))]);
-    assert!(bench.engine.crowded().is_empty());
+    assert!(bench.engine.bans().crowded().is_empty());
     bench.scans(&["2001:db8:2:3::9"], after(1));
     assert_eq!(bench.held().len(), 3);
     bench.scans(&["2001:db8:2:4::9"], after(1));

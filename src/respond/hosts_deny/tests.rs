@@ -281,7 +281,7 @@ fn what_the_file_holds_of_ours_is_found_with_its_time() {
         .responder
         .ban(&[&made, &for_ever, &over], now)
         .unwrap();
-    let held = bench.responder.holdings().unwrap()().unwrap();
+    let held = bench.responder.holdings().unwrap()(&crate::source::Sources::default()).unwrap();
     assert_eq!(
         held.iter()
             .map(|held| held.source.to_string())

@@ -153,7 +153,8 @@ impl Bench {
 
     /// All that the world holds of ours, in order.
     fn held(&self) -> Vec<Held> {
-        let mut held = self.responder.holdings().unwrap()().unwrap();
+        let mut held =
+            self.responder.holdings().unwrap()(&crate::source::Sources::default()).unwrap();
         held.sort_by_key(|held| held.source);
         held
     }

@@ -143,7 +143,10 @@ impl Nftables {
         if let Some(friends) = &self.friends {
             change.befriend(friends, &Friends::default());
         }
-        self.commit(change).map_err(Doing::Create.at())
+        let made_after = self.line.changes_of_others().ok();
+        self.commit(change).map_err(Doing::Create.at())?;
+        self.made_after = made_after;
+        Ok(())
     }
 
     /// Sets in the right shape are not touched. If the table itself is of another format or owner, or somebody's own chain

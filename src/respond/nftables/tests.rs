@@ -150,7 +150,8 @@ fn find(nftables: &mut Nftables, source: &str) -> Option<Held> {
 
 fn held_by(nftables: &Nftables) -> Vec<Held> {
     let job = nftables.holdings().unwrap();
-    std::thread::spawn(job).join().unwrap().unwrap()
+    let list = || job(&crate::source::Sources::default());
+    std::thread::spawn(list).join().unwrap().unwrap()
 }
 
 fn nets(nets: &[&str]) -> Vec<IpNet> {
@@ -1096,4 +1097,26 @@ fn nothing_is_left_after_withdrawing() {
     assert_eq!(left, "");
     nftables.withdraw().unwrap();
     assert_eq!(nftables.prepare().unwrap(), Prepared::Created);
+}
+
+#[test]
+fn what_stands_in_a_table_of_our_own_is_listed_only_where_others_may_have_put_something_in() {
+    let now = Now::read();
+    let mut nftables = prepared();
+    nftables.ban(&refs(&many(10, now)), now).unwrap();
+    nftables.unban(&["10.0.0.0".parse().unwrap()]).unwrap();
+    nftables.begin_watching().unwrap();
+    assert!(nftables.holdings().is_none());
+
+    let mut next = responder(&config());
+    assert_eq!(next.prepare().unwrap(), Prepared::Adopted);
+    next.begin_watching().unwrap();
+    assert_eq!(held_by(&next).len(), 9, "it was there before");
+
+    nftables.withdraw().unwrap();
+    assert_eq!(nftables.prepare().unwrap(), Prepared::Created);
+    nftables.ban(&refs(&many(10, now)), now).unwrap();
+    load("add element inet portsentry banned4 { 192.0.2.9 }");
+    nftables.begin_watching().unwrap();
+    assert_eq!(held_by(&nftables).len(), 11, "nobody has heard of that one");
 }

@@ -16,6 +16,9 @@ impl Nftables {
                 self.table
             ))
         })?);
+        // From now on we hear of it. Before, nobody has changed the ruleset since we made the table, or somebody may have.
+        let is_unchanged = |made_after| self.line.changes_of_others() == Ok(made_after);
+        self.is_all_known = self.made_after.is_some_and(is_unchanged);
         Ok(())
     }
 

@@ -274,7 +274,7 @@ fn what_a_crash_left_is_found_and_is_over_unless_history_knows_better() {
     ban(&mut dying, &["192.0.2.7", "2001:db8::/64"]).unwrap();
     ip("route add 192.0.2.9 via 10.9.0.253 proto 112");
     let mut next = ready(RouteKind::Unreachable);
-    let held = next.holdings().unwrap()().unwrap();
+    let held = next.holdings().unwrap()(&crate::source::Sources::default()).unwrap();
     let found: Vec<Source> = held.iter().map(|held| held.source).collect();
     assert_eq!(found, sources(&["192.0.2.7", "2001:db8::/64"]));
     assert!(

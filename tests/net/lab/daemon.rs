@@ -197,18 +197,15 @@ impl<'a> Daemon<'a> {
             .unwrap_or_else(|| panic!("no counter {name} in {status}"))
     }
 
-    /// Who is banned, by `list --json`.
+    /// Who is banned, by `list --json`, in the order of their names.
     pub(crate) fn banned(&self) -> Vec<String> {
         let list = self.json("list");
         let bans = list.as_array().expect("the list is one");
-        bans.iter()
-            .map(|ban| {
-                ban["source"]
-                    .as_str()
-                    .expect("each names a source")
-                    .to_owned()
-            })
-            .collect()
+        let name = |ban: &Value| ban["source"].as_str().map(str::to_owned);
+        let names = bans.iter().map(|ban| name(ban).expect("each has one"));
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
     }
 
     /// Waits until a set of ours has the element.
@@ -251,7 +248,8 @@ impl<'a> Daemon<'a> {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    fn program(&self) -> Command {
+    /// `portsentry -c …`, for who wants more of it than what it printed.
+    pub(crate) fn program(&self) -> Command {
         let mut command = match &self.surroundings {
             None => self.host.command(PROGRAM),
             Some(root) => {
