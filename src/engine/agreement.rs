@@ -70,9 +70,11 @@ impl Agreement {
                 None => others.push(source),
             }
         }
+        // Before anything is undone: who has that to do is busy again.
+        let failure = (!others.is_empty()).then(|| self.obstacles(&others));
         let sources: Vec<Source> = refused.iter().map(|(source, _)| *source).collect();
         self.undo(&sources, before, now);
-        match self.obstacles(&others) {
+        match failure.flatten() {
             None => Ok(refused),
             Some(failure) => {
                 self.undo(&others, before, now);
