@@ -15,6 +15,7 @@ pub mod guard;
 pub mod policy;
 
 pub mod respond;
+pub mod traps;
 
 pub mod history;
 pub mod nft;

@@ -1,4 +1,4 @@
-//! Connect mode's ports: listened on, so that whoever connects or sends a datagram becomes a [`Probe`].
+//! Ports that are listened on, connect mode's and those of traps, so that whoever connects or sends a datagram becomes a [`Probe`].
 //!
 //! Decides nothing about probes and logs nothing: who opens the ports tells people which of them are ours, from the [`Report`].
 //!
@@ -10,6 +10,9 @@
 //! one, a datagram gets it at most once, at most ten go out in a second to all the world, and none goes where it could be taken for
 //! a question or reach many: `banner` has the rules. A connection has proved its source, and is always told.
 //!
+//! The listener of all traps is another matter (`trap`): one socket for each family, to which the table of traps hands connections to
+//! whatever port. It takes no port from anybody.
+//!
 //! A port that somebody uses, be it on one address only, is never taken from him. It is looked at again every five seconds, as long as
 //! any is missing: the kernel tells nobody when a port becomes free. `missing` knows when it may be taken after all.
 
@@ -18,6 +21,7 @@ mod descriptors;
 mod missing;
 mod socket;
 mod tcp;
+mod trap;
 mod udp;
 
 #[cfg(test)]
@@ -38,6 +42,7 @@ use crate::clock::Mono;
 use crate::probe::{Probe, Protocol};
 use banner::Banner;
 use missing::Missing;
+use trap::Family;
 
 /// The most connections and datagrams that one [`Listeners::read`] takes.
 pub const BATCH: usize = 64;
@@ -51,14 +56,24 @@ const REST: Duration = Duration::from_secs(1);
 /// A port of one protocol.
 pub type Port = (Protocol, u16);
 
+/// Where visitors come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Door {
+    /// By a port that is listened on.
+    Port(Port),
+    /// By the listener of all traps.
+    Trap(Family),
+}
+
 /// The ports that are ours, and those that we would like to have.
 pub struct Listeners {
     listening: BTreeMap<Port, Socket>,
+    traps: BTreeMap<Family, Socket>,
     /// Wanted, and not to be had until now.
     missing: Missing,
     retry_at: Option<Mono>,
     /// Listening, and not looked at for a moment.
-    resting: BTreeSet<Port>,
+    resting: BTreeSet<Door>,
     resume_at: Option<Mono>,
     banner: Banner,
     /// Holds the sockets that do not rest.
@@ -75,6 +90,8 @@ pub struct Settings {
     pub udp: Vec<RangeInclusive<u16>>,
     /// What a visitor is told, to the byte; empty: nothing. What does not fit into one datagram is told to nobody who sends one.
     pub banner: String,
+    /// Whether there is to be the listener of all traps.
+    pub traps: bool,
 }
 
 /// What one attempt to open ports came to.
@@ -148,6 +165,7 @@ impl Listeners {
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("wait for connections"))?;
         let mut listeners = Self {
             listening: BTreeMap::new(),
+            traps: BTreeMap::new(),
             missing: Missing::default(),
             retry_at: None,
             resting: BTreeSet::new(),
@@ -178,7 +196,7 @@ impl Listeners {
                 break;
             }
             for event in &events[..count] {
-                self.visit(port_of(event.data()), out, now);
+                self.visit(Door::of(event.data()), out, now);
             }
             left -= count;
         }
@@ -192,12 +210,12 @@ impl Listeners {
     pub fn retry(&mut self, now: Mono) -> Report {
         let is_due = |at: &mut Option<Mono>| at.take_if(|at| *at <= now).is_some();
         if is_due(&mut self.resume_at) {
-            for port in mem::take(&mut self.resting) {
-                let Some(socket) = self.listening.get(&port) else {
+            for door in mem::take(&mut self.resting) {
+                let Some(socket) = at(door, &self.listening, &self.traps) else {
                     continue;
                 };
-                if watch(&self.epoll, port, socket).is_err() {
-                    self.rest(port, now);
+                if watch(&self.epoll, door, socket).is_err() {
+                    self.rest(door, now);
                 }
             }
         }
@@ -226,13 +244,20 @@ impl Listeners {
     pub fn set(&mut self, settings: Settings, now: Mono) -> Result<Report, Error> {
         let mut wanted = settings.ports();
         descriptors::make_room(wanted.len())?;
+        self.set_traps(settings.traps)?;
         self.banner.set(settings.banner);
         // Those that go are closed, which takes them out of the epoll set.
         self.listening.retain(|port, _| wanted.remove(port));
         self.resting
-            .retain(|port| self.listening.contains_key(port));
+            .retain(|door| at(*door, &self.listening, &self.traps).is_some());
         self.missing = Missing::default();
         Ok(self.take_up(wanted, now))
+    }
+
+    /// The ports on which the listener of all traps waits at 127.0.0.1 and at ::1, as far as it does.
+    #[must_use]
+    pub fn trap_ports(&self) -> [Option<u16>; 2] {
+        Family::ALL.map(|family| self.traps.get(&family).and_then(trap::port_of))
     }
 
     /// Whether we listen on that port ourselves: then nobody else does.
@@ -253,11 +278,29 @@ impl Listeners {
         self.counters
     }
 
+    /// Opens the listener of all traps, or closes it.
+    fn set_traps(&mut self, wanted: bool) -> Result<(), Error> {
+        if !wanted {
+            self.traps.clear();
+        } else if self.traps.is_empty() {
+            let fail = |errno| failed("listen for connections to traps")(errno);
+            let mut traps = BTreeMap::new();
+            for family in Family::ALL {
+                if let Some(socket) = family.listen().map_err(fail)? {
+                    watch(&self.epoll, Door::Trap(family), &socket).map_err(fail)?;
+                    traps.insert(family, socket);
+                }
+            }
+            self.traps = traps;
+        }
+        Ok(())
+    }
+
     fn take_up(&mut self, ports: impl IntoIterator<Item = Port>, now: Mono) -> Report {
         let mut report = Report::default();
         for port in ports {
             match open(port).and_then(|socket| {
-                watch(&self.epoll, port, &socket)?;
+                watch(&self.epoll, Door::Port(port), &socket)?;
                 Ok(socket)
             }) {
                 Ok(socket) => {
@@ -275,15 +318,17 @@ impl Listeners {
     }
 
     /// Takes one connection or datagram.
-    fn visit(&mut self, port: Port, out: &mut Vec<Probe>, now: Mono) {
-        let Some(socket) = self.listening.get(&port) else {
+    fn visit(&mut self, door: Door, out: &mut Vec<Probe>, now: Mono) {
+        let Some(socket) = at(door, &self.listening, &self.traps) else {
             return;
         };
-        let taken = match port.0 {
-            Protocol::Tcp => tcp::accept(socket, self.banner.for_connection()).inspect(|_| {
-                self.counters.connections += 1;
-            }),
-            Protocol::Udp => udp::receive(socket, port.1).map(|datagram| {
+        let taken = match door {
+            Door::Trap(_) | Door::Port((Protocol::Tcp, _)) => {
+                tcp::accept(socket, self.banner.for_connection()).inspect(|_| {
+                    self.counters.connections += 1;
+                })
+            }
+            Door::Port((Protocol::Udp, port)) => udp::receive(socket, port).map(|datagram| {
                 self.counters.datagrams += 1;
                 let asks = (Protocol::Udp, datagram.probe.source_port);
                 let is_one_of_us =
@@ -305,13 +350,13 @@ impl Listeners {
                 // What waits stays there, and would wake us again at once.
                 let _ = self.epoll.delete(socket);
                 self.counters.rests += 1;
-                self.rest(port, now);
+                self.rest(door, now);
             }
         }
     }
 
-    fn rest(&mut self, port: Port, now: Mono) {
-        self.resting.insert(port);
+    fn rest(&mut self, door: Door, now: Mono) {
+        self.resting.insert(door);
         self.resume_at.get_or_insert(now.later(REST));
     }
 }
@@ -348,26 +393,42 @@ fn open((protocol, port): Port) -> Result<Socket, Errno> {
     }
 }
 
-fn watch(epoll: &Epoll, port: Port, socket: &Socket) -> Result<(), Errno> {
-    epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, data_of(port)))
+/// The socket behind a door.
+fn at<'a>(
+    door: Door,
+    listening: &'a BTreeMap<Port, Socket>,
+    traps: &'a BTreeMap<Family, Socket>,
+) -> Option<&'a Socket> {
+    match door {
+        Door::Port(port) => listening.get(&port),
+        Door::Trap(family) => traps.get(&family),
+    }
 }
 
-/// What epoll keeps beside the descriptor: the port in the low two bytes, the protocol above.
-fn data_of((protocol, port): Port) -> u64 {
-    let above = match protocol {
-        Protocol::Tcp => 0,
-        Protocol::Udp => 1 << 16,
-    };
-    above | u64::from(port)
+fn watch(epoll: &Epoll, door: Door, socket: &Socket) -> Result<(), Errno> {
+    epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, door.data()))
 }
 
-fn port_of(data: u64) -> Port {
-    let protocol = match data >> 16 {
-        0 => Protocol::Tcp,
-        _ => Protocol::Udp,
-    };
-    let port = u16::try_from(data & 0xffff).expect("two bytes are left by the mask");
-    (protocol, port)
+impl Door {
+    /// What epoll keeps beside the descriptor: the kind above the low two bytes, and in these the port.
+    fn data(self) -> u64 {
+        match self {
+            Self::Port((Protocol::Tcp, port)) => u64::from(port),
+            Self::Port((Protocol::Udp, port)) => 1 << 16 | u64::from(port),
+            Self::Trap(Family::Ipv4) => 2 << 16,
+            Self::Trap(Family::Ipv6) => 3 << 16,
+        }
+    }
+
+    fn of(data: u64) -> Self {
+        let port = u16::try_from(data & 0xffff).expect("two bytes are left by the mask");
+        match data >> 16 {
+            0 => Self::Port((Protocol::Tcp, port)),
+            1 => Self::Port((Protocol::Udp, port)),
+            2 => Self::Trap(Family::Ipv4),
+            _ => Self::Trap(Family::Ipv6),
+        }
+    }
 }
 
 /// Whether an error is about one connection or datagram that is gone now, as accept(2) lists them, so that the next may be fine.

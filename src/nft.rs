@@ -1,4 +1,4 @@
-//! A safe floor over nftnl and mnl: our table as the kernel holds it, changes to it as one transaction each,
+//! A safe floor over nftnl and mnl: our tables as the kernel holds them, changes to them as one transaction each,
 //! the look-up of one key, the list of a set.
 //!
 //! It knows what an element and a rule are on the wire. What the table should look like is its caller's to say,
@@ -14,6 +14,7 @@ mod line;
 mod read;
 mod request;
 mod shape;
+mod traps;
 
 use nix::errno::Errno;
 
@@ -24,6 +25,7 @@ pub use friends::{FriendSet, Friends};
 pub use line::Line;
 pub use read::Found;
 pub use shape::{BanSet, ChainShape, Expr, MARK, Owner, Rule, SetShape, rules};
+pub use traps::{TRAP_MARK, Traps};
 
 /// What the kernel said, in words for an admin, with the remedy where there is one.
 #[must_use]

@@ -254,6 +254,7 @@ pub(super) fn listened_by(config: &Config) -> listen::Settings {
         tcp: ports(&config.tcp),
         udp: ports(&config.udp),
         banner: config.listen.banner.clone(),
+        traps: false,
     }
 }
 

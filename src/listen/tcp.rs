@@ -4,6 +4,7 @@
 //! than a small receive buffer. What we have closed leaves nothing once the peer has acknowledged it, and is given up when the peer
 //! says nothing for [`GIVE_UP`].
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -34,13 +35,20 @@ pub(super) fn open(port: u16) -> Result<Socket, Errno> {
         // Remains of past connections are no reason to leave a port out. One that somebody listens on is refused all the same, on
         // whatever address he does (net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict).
         socket.set_reuse_address(true)?;
-        // These three are handed on to accepted connections.
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        socket.set_tcp_user_timeout(Some(GIVE_UP))?;
-        sys::forget_closed_connections(socket.as_fd())
+        hold_nothing(socket)
     })?;
     socket.listen(BACKLOG).map_err(errno_of)?;
     Ok(socket)
+}
+
+/// Bounds what the kernel keeps of a connection: these are handed on to accepted ones.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub(super) fn hold_nothing(listener: &Socket) -> io::Result<()> {
+    listener.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    listener.set_tcp_user_timeout(Some(GIVE_UP))?;
+    sys::forget_closed_connections(listener.as_fd())
 }
 
 /// Accepts a connection, tells it `words` if there are any, and closes it. Also one that the peer has reset meanwhile is a probe.

@@ -70,6 +70,7 @@ fn settings(tcp: &[u16], udp: &[u16]) -> Settings {
         tcp: ranges(tcp),
         udp: ranges(udp),
         banner: WORDS.to_owned(),
+        traps: false,
     }
 }
 
@@ -216,7 +217,7 @@ fn a_datagram_within_a_link_is_answered_on_that_link() {
 fn a_reload_does_not_wake_a_port_that_is_closed_and_comes_back_twice() {
     in_a_network(|| {
         let mut listeners = listen(&[23], &[]);
-        listeners.rest((TCP, 23), T0);
+        listeners.rest(Door::Port((TCP, 23)), T0);
         listeners
             .epoll
             .delete(&listeners.listening[&(TCP, 23)])
@@ -485,6 +486,7 @@ fn hundreds_of_ports_and_a_thousand_connections_cost_a_descriptor_a_port() {
             tcp: vec![2001..=2150],
             udp: vec![2001..=2150],
             banner: WORDS.to_owned(),
+            traps: false,
         };
         let (mut listeners, report) = Listeners::open(ports, T0).unwrap();
         assert_eq!(report.listening.len(), 300);
@@ -653,10 +655,12 @@ fn lists_may_overlap_and_port_0_is_none() {
         tcp: vec![0..=2, 2..=3, 65_535..=65_535],
         udp: vec![0..=0, 2..=2],
         banner: String::new(),
+        traps: true,
     };
     let ports = [(TCP, 1), (TCP, 2), (TCP, 3), (TCP, 65_535), (UDP, 2)];
     assert!(settings.ports().into_iter().eq(ports));
-    for port in settings.ports() {
-        assert_eq!(port_of(data_of(port)), port);
+    let doors = settings.ports().into_iter().map(Door::Port);
+    for door in doors.chain(Family::ALL.map(Door::Trap)) {
+        assert_eq!(Door::of(door.data()), door);
     }
 }

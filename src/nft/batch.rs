@@ -3,11 +3,12 @@
 //! Messages are written as they are added. Nothing happens before [`Line::commit`](super::Line::commit).
 
 use std::ffi::{CStr, CString};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nftnl::expr::{
-    Bitwise, Cmp, CmpOp, Counter, Icmpv6HeaderField, Ipv4HeaderField, Ipv6HeaderField, Lookup,
-    Meta, NetworkHeaderField, Payload, TransportHeaderField, Verdict,
+    Bitwise, Cmp, CmpOp, Counter, Icmpv6HeaderField, Immediate, Ipv4HeaderField, Ipv6HeaderField,
+    Lookup, Meta, NetworkHeaderField, Payload, Register, TcpHeaderField, TransportHeaderField,
+    Verdict,
 };
 use nftnl::set::{Set, SetKey};
 use nftnl::{Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Table};
@@ -20,6 +21,7 @@ use super::line::Line;
 use super::shape::{
     BanSet, ChainShape, Expr, LOG_BURST, LOG_LEVEL, LOG_PREFIX, OWNED, Rule, SetShape,
 };
+use super::traps::{PORT_SET, PortKey, Traps};
 
 /// A name that a table can have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +108,6 @@ impl Change {
 
     /// Makes a set.
     pub fn create_set(&mut self, name: &str, shape: &SetShape) {
-        self.sets += 1;
         if shape.is_ipv6() {
             self.create_set_of::<Ipv6Addr>(name, shape);
         } else {
@@ -115,6 +116,7 @@ impl Change {
     }
 
     fn create_set_of<K: SetKey>(&mut self, name: &str, shape: &SetShape) {
+        self.sets += 1;
         let name = c_name(name);
         let set = Set::<K>::new_named(&name, self.sets, &self.table, ProtoFamily::Inet);
         ffi::shape_set(&set, shape);
@@ -180,6 +182,15 @@ impl Change {
         self.edges(&friends.without(before), MsgType::Add);
     }
 
+    /// Makes the set of the ports that are traps, and the chain that leads to the listener.
+    pub fn create_traps(&mut self, traps: &Traps) {
+        self.create_set_of::<PortKey>(PORT_SET, &traps.set());
+        let name = c_name(PORT_SET);
+        let (edges, add) = (traps.edges(), MsgType::Add);
+        ffi::add_elements::<PortKey>(&mut self.batch, &self.table, &name, edges, add);
+        self.create_chain(&traps.chain(), &traps.rules());
+    }
+
     /// The transaction, to be committed.
     #[must_use]
     pub fn finish(self) -> FinalizedBatch {
@@ -228,6 +239,24 @@ fn add_step(rule: &mut nftnl::Rule<'_>, step: &Expr, table: &Table) {
             let field = TransportHeaderField::Icmpv6(Icmpv6HeaderField::Type);
             rule.add_expr(&Payload::Transport(field));
         }
+        Expr::Interface => rule.add_expr(&Meta::Iif),
+        Expr::InterfaceName => rule.add_expr(&Meta::IifName),
+        Expr::DestPort => {
+            let field = TransportHeaderField::Tcp(TcpHeaderField::Dport);
+            rule.add_expr(&Payload::Transport(field));
+        }
+        Expr::DestType => rule.add_expr(&Statement::DestType),
+        Expr::Socket => rule.add_expr(&Statement::Socket),
+        Expr::Lead(to) => {
+            match to.ip() {
+                IpAddr::V4(v4) => rule.add_expr(&Immediate::new(v4.octets(), Register::Reg1)),
+                IpAddr::V6(v6) => rule.add_expr(&Immediate::new(v6.octets(), Register::Reg1)),
+            }
+            rule.add_expr(&Immediate::new(to.port().to_be_bytes(), Register::Reg2));
+            let is_ipv6 = to.is_ipv6();
+            rule.add_expr(&Statement::Lead { is_ipv6 });
+        }
+        Expr::Differs(value) => rule.add_expr(&Cmp::new(CmpOp::Neq, value.as_slice())),
         Expr::Equal(value) => rule.add_expr(&Cmp::new(CmpOp::Eq, value.as_slice())),
         Expr::AtLeast(value) => rule.add_expr(&Cmp::new(CmpOp::Gte, value.as_slice())),
         Expr::AtMost(value) => rule.add_expr(&Cmp::new(CmpOp::Lte, value.as_slice())),

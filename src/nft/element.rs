@@ -27,25 +27,44 @@ pub struct Element {
 /// What is written of an element, or of an interval's edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wire {
-    pub(super) key: IpAddr,
+    pub(super) key: Key,
     pub(super) timeout: Option<Timeout>,
     pub(super) user_data: Vec<u8>,
     pub(super) is_end: bool,
 }
 
+/// What an element is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Address(IpAddr),
+    Port(u16),
+}
+
+impl From<IpAddr> for Key {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl From<u16> for Key {
+    fn from(port: u16) -> Self {
+        Self::Port(port)
+    }
+}
+
 impl Wire {
     /// A key alone.
-    pub(super) fn key(key: IpAddr) -> Self {
+    pub(super) fn key(key: impl Into<Key>) -> Self {
         Self {
-            key,
+            key: key.into(),
             timeout: None,
             user_data: Vec::new(),
             is_end: false,
         }
     }
 
-    /// The first address of an interval.
-    pub(super) fn first(key: IpAddr, is_open: bool) -> Self {
+    /// The first key of an interval.
+    pub(super) fn first(key: impl Into<Key>, is_open: bool) -> Self {
         let user_data = if is_open {
             [&OPEN[..], &IS_OPEN.to_ne_bytes()].concat()
         } else {
@@ -57,8 +76,8 @@ impl Wire {
         }
     }
 
-    /// The first address behind an interval.
-    pub(super) fn end(key: IpAddr) -> Self {
+    /// The first key behind an interval.
+    pub(super) fn end(key: impl Into<Key>) -> Self {
         Self {
             is_end: true,
             ..Self::key(key)

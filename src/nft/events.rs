@@ -2,6 +2,7 @@
 //!
 //! Our own transactions are kept from the socket by the kernel. Elements whose time is over go without a word.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -51,6 +52,13 @@ pub struct Program {
     pub pid: u32,
     /// What the process calls itself, at most 15 bytes of any kind.
     pub name: String,
+}
+
+impl fmt::Display for Program {
+    /// A process may call itself whatever it likes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pid {}", self.name.escape_default(), self.pid)
+    }
 }
 
 /// A part of a transaction.

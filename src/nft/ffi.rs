@@ -19,7 +19,7 @@ use nftnl::{Batch, MsgType, NlMsg, ProtoFamily, Table};
 use nftnl_sys as sys;
 use nix::errno::Errno;
 
-use super::element::{Comment, Element, Wire};
+use super::element::{Comment, Element, Key, Wire};
 use super::request::HEADER_LEN;
 use super::shape::SetShape;
 use crate::config::LogRate;
@@ -43,6 +43,14 @@ const CREATE: u16 = 0x400;
 
 /// `NFT_SET_ELEM_INTERVAL_END`
 pub(super) const INTERVAL_END: u32 = 1;
+
+// Numbers of linux/netfilter/nf_tables.h: `NFT_REG_1`, `NFT_REG_2`, `NFT_FIB_RESULT_ADDRTYPE`, `NFTA_FIB_F_DADDR`,
+// `NFT_SOCKET_TRANSPARENT`.
+const REGISTER_1: u32 = 1;
+const REGISTER_2: u32 = 2;
+const ADDRESS_TYPE: u32 = 3;
+const DESTINATION: u32 = 2;
+const TRANSPARENT: u32 = 0;
 
 /// Elements in one message at most, an even number, so that an interval's two edges stay together. At up to 200 bytes each they stay well within the 64 KiB that an attribute's
 /// length can tell and that a message may have.
@@ -191,6 +199,12 @@ pub(super) enum Statement<'a> {
     Limit { rate: LogRate, burst: u32 },
     /// Writes the packet to the kernel's log.
     Log { prefix: &'a CStr, level: u32 },
+    /// Loads what kind of address the packet's destination is to this host: `fib daddr type`.
+    DestType,
+    /// Loads something of the socket that the packet belongs to, or that waits for it; goes on only if there is one.
+    Socket,
+    /// Hands the packet to the socket that listens at the address in register 1 and the port in register 2.
+    Lead { is_ipv6: bool },
 }
 
 impl Expression for Statement<'_> {
@@ -198,6 +212,9 @@ impl Expression for Statement<'_> {
         let name = match self {
             Self::Limit { .. } => c"limit",
             Self::Log { .. } => c"log",
+            Self::DestType => c"fib",
+            Self::Socket => c"socket",
+            Self::Lead { .. } => c"tproxy",
         };
         // SAFETY: libnftnl only compares the string, which ends in NUL; null, for want of memory, is caught.
         let expr = unsafe { sys::nftnl_expr_alloc(name.as_ptr()) };
@@ -207,7 +224,7 @@ impl Expression for Statement<'_> {
         let put = |attribute: u32, data: &[u8]| {
             let (raw, start) = (expr.as_ptr(), data.as_ptr().cast());
             // SAFETY: the expression is alive. libnftnl copies `len` bytes, or up to a NUL, into a place as wide as the
-            // attribute: the values below are as wide as theirs, 64 and 32 bits, and the string ends in NUL.
+            // attribute: the values below are as wide as theirs, 64 or 32 bits, and the string ends in NUL.
             unsafe { sys::nftnl_expr_set(raw, attr(attribute), start, len(data)) };
         };
         match self {
@@ -220,6 +237,25 @@ impl Expression for Statement<'_> {
             Self::Log { prefix, level } => {
                 put(sys::NFTNL_EXPR_LOG_PREFIX, prefix.to_bytes_with_nul());
                 put(sys::NFTNL_EXPR_LOG_LEVEL, &level.to_ne_bytes());
+            }
+            Self::DestType => {
+                put(sys::NFTNL_EXPR_FIB_RESULT, &ADDRESS_TYPE.to_ne_bytes());
+                put(sys::NFTNL_EXPR_FIB_FLAGS, &DESTINATION.to_ne_bytes());
+                put(sys::NFTNL_EXPR_FIB_DREG, &REGISTER_1.to_ne_bytes());
+            }
+            Self::Socket => {
+                put(sys::NFTNL_EXPR_SOCKET_KEY, &TRANSPARENT.to_ne_bytes());
+                put(sys::NFTNL_EXPR_SOCKET_DREG, &REGISTER_1.to_ne_bytes());
+            }
+            Self::Lead { is_ipv6 } => {
+                let family = if *is_ipv6 {
+                    libc::NFPROTO_IPV6
+                } else {
+                    libc::NFPROTO_IPV4
+                };
+                put(sys::NFTNL_EXPR_TPROXY_FAMILY, &family.to_ne_bytes());
+                put(sys::NFTNL_EXPR_TPROXY_REG_ADDR, &REGISTER_1.to_ne_bytes());
+                put(sys::NFTNL_EXPR_TPROXY_REG_PORT, &REGISTER_2.to_ne_bytes());
             }
         }
         expr
@@ -256,14 +292,15 @@ fn add_element<K>(set: &Set<'_, K>, element: &Wire) {
     };
     let put = |attribute: u16, data: &[u8]| {
         // SAFETY: the element is alive; libnftnl copies `len` bytes from the pointer, and both are those of `data`.
-        // A key is 4 or 16 bytes, within the 64 that libnftnl has for one, and flags are a 32-bit number.
+        // A key is 2, 4 or 16 bytes, within the 64 that libnftnl has for one, and flags are a 32-bit number.
         unsafe {
             sys::nftnl_set_elem_set(raw.as_ptr(), attribute, data.as_ptr().cast(), len(data))
         };
     };
     match element.key {
-        IpAddr::V4(key) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.octets()),
-        IpAddr::V6(key) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.octets()),
+        Key::Address(IpAddr::V4(key)) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.octets()),
+        Key::Address(IpAddr::V6(key)) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.octets()),
+        Key::Port(key) => put(attr(sys::NFTNL_SET_ELEM_KEY), &key.to_be_bytes()),
     }
     if let Some(timeout) = element.timeout {
         for (attribute, value) in [

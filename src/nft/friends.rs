@@ -13,7 +13,7 @@ use super::element::Wire;
 use super::shape::{Expr, Rule, SetShape, from_family};
 
 /// `NFT_SET_INTERVAL`: elements are edges.
-const INTERVAL_FLAG: u32 = 4;
+pub(super) const INTERVAL_FLAG: u32 = 4;
 
 /// A set of those who are let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +152,7 @@ fn behind(last: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::element::Key;
     use super::*;
 
     fn friends(nets: &[&str]) -> Friends {
@@ -159,8 +160,18 @@ mod tests {
         Friends::new(&nets, usize::MAX).0
     }
 
+    fn address(edge: &Wire) -> IpAddr {
+        match edge.key {
+            Key::Address(address) => address,
+            Key::Port(port) => panic!("port {port} is no friend"),
+        }
+    }
+
     fn edges(friends: &Friends) -> Vec<String> {
-        let words = |edge: Wire| format!("{}{}", edge.key, if edge.is_end { " end" } else { "" });
+        let words = |edge: Wire| {
+            let end = if edge.is_end { " end" } else { "" };
+            format!("{}{end}", address(&edge))
+        };
         let all = FriendSet::ALL
             .into_iter()
             .flat_map(|set| friends.edges(set));
@@ -233,7 +244,7 @@ mod tests {
             let mut found: Vec<(IpAddr, bool)> = FriendSet::ALL
                 .into_iter()
                 .flat_map(|set| friends.edges(set))
-                .map(|edge| (edge.key, edge.is_end))
+                .map(|edge| (address(&edge), edge.is_end))
                 .collect();
             found.reverse();
             found.push(("0.0.0.0".parse().unwrap(), true));

@@ -4,7 +4,7 @@
 //! Pure. The same types describe what is wanted and what was found, so that the two can be compared.
 
 use std::ffi::CStr;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::friends::FriendSet;
 use crate::config::LogRate;
@@ -46,10 +46,10 @@ const IPV4_LEN: u32 = 4;
 const IPV6_LEN: u32 = 16;
 
 /// `NF_ACCEPT`, as a chain's policy.
-const POLICY_ACCEPT: u32 = 1;
+pub(super) const POLICY_ACCEPT: u32 = 1;
 
 /// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_IN`.
-const HOOK_PREROUTING: u32 = 0;
+pub(super) const HOOK_PREROUTING: u32 = 0;
 const HOOK_INPUT: u32 = 1;
 
 /// ICMPv6's protocol number.
@@ -249,13 +249,20 @@ impl BanSet {
 
 /// `ip saddr`, to be looked up in a set.
 pub(super) fn from_family(ipv6: bool) -> Rule {
-    let (family, payload) = if ipv6 {
-        (libc::NFPROTO_IPV6, Expr::Source6)
+    let source = if ipv6 { Expr::Source6 } else { Expr::Source4 };
+    let [family, is_family] = of_family(ipv6);
+    vec![family, is_family, source]
+}
+
+/// `meta nfproto ipv6`
+pub(super) fn of_family(ipv6: bool) -> [Expr; 2] {
+    let family = if ipv6 {
+        libc::NFPROTO_IPV6
     } else {
-        (libc::NFPROTO_IPV4, Expr::Source4)
+        libc::NFPROTO_IPV4
     };
     let family = u8::try_from(family).expect("both families are small numbers");
-    vec![Expr::Family, Expr::Equal(vec![family]), payload]
+    [Expr::Family, Expr::Equal(vec![family])]
 }
 
 /// The size of a set for up to `limit` bans: room for those not collected yet, which are the more the larger it is, rounded
@@ -375,7 +382,8 @@ impl ChainShape {
 /// What a rule does, in order.
 pub type Rule = Vec<Expr>;
 
-/// A step of a rule. All of ours work on register 1.
+/// A step of a rule. All work on register 1; [`Lead`](Expr::Lead) needs another besides. Those from [`Interface`](Expr::Interface)
+/// to [`Differs`](Expr::Differs) are for traps, and are only made, never read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
     /// Loads whether the packet is IPv4 or IPv6.
@@ -388,6 +396,21 @@ pub enum Expr {
     Source6,
     /// Loads the ICMPv6 type.
     IcmpType,
+    /// Loads the number of the interface that the packet came in by.
+    Interface,
+    /// Loads its name, in 16 bytes.
+    InterfaceName,
+    /// Loads the TCP port that the packet is for.
+    DestPort,
+    /// Loads what kind of address it is for: this host's own, somebody else's, everybody's.
+    DestType,
+    /// Loads whether the socket that takes the packet is transparent; goes on only if there is one, be it what remains of a
+    /// connection.
+    Socket,
+    /// Hands the packet to the transparent socket that listens there; goes on only if there is one.
+    Lead(SocketAddr),
+    /// Goes on if what is loaded is anything but this.
+    Differs(Vec<u8>),
     /// Goes on if what is loaded equals this.
     Equal(Vec<u8>),
     /// Goes on if what is loaded is this or more.

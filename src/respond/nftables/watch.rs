@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{Nftables, held, trouble};
-use crate::nft::{Events, Program, Step, Transaction};
+use crate::nft::{Events, Step, Transaction};
 use crate::respond::{Error, Meddling};
 
 impl Nftables {
@@ -46,7 +46,9 @@ impl Nftables {
 
 fn meddling(transaction: Transaction) -> Meddling {
     let mut meddling = Meddling {
-        by: transaction.by.map_or_else(|| "somebody".to_owned(), words),
+        by: transaction
+            .by
+            .map_or_else(|| "somebody".to_owned(), |by| by.to_string()),
         ..Meddling::default()
     };
     for step in transaction.steps {
@@ -58,9 +60,4 @@ fn meddling(transaction: Transaction) -> Meddling {
         }
     }
     meddling
-}
-
-/// A process may call itself whatever it likes.
-fn words(program: Program) -> String {
-    format!("{} pid {}", program.name.escape_default(), program.pid)
 }
