@@ -223,6 +223,7 @@ pub fn explained(
             })
             .collect(),
         trigger: u64::from(trigger),
+        needs_handshake: known.needs_handshake,
         muted: evidence
             .and_then(|it| it.muted_until)
             .map(|until| until.since(now.mono).as_secs()),

@@ -264,6 +264,8 @@ pub struct Detect {
     pub window: Option<Duration>,
     /// Ports where one hit is enough.
     pub decoys: Vec<RangeInclusive<u16>>,
+    /// What has to complete a scan.
+    pub confirm: Confirm,
 }
 
 /// `[ban]`: how long, how wide, how many.
@@ -631,6 +633,7 @@ impl Default for Config {
                 count: Unit::Ports,
                 window: Some(Duration::from_secs(5 * 60)),
                 decoys: Vec::new(),
+                confirm: Confirm::None,
             },
             ban: BanRules {
                 duration: Some(Duration::from_secs(10 * 60)),
@@ -761,6 +764,12 @@ impl Config {
         }
         self
     }
+
+    /// Whether traps take connections to the watched TCP ports, so that handshakes can be completed.
+    #[must_use]
+    pub fn has_traps(&self) -> bool {
+        self.detect.confirm == Confirm::Handshake
+    }
 }
 
 impl BanRules {
@@ -819,6 +828,21 @@ impl Watch {
         [Mode::Stealth, Mode::Advanced, Mode::Connect]
             .into_iter()
             .any(|mode| self.watches_by(mode, port))
+    }
+
+    /// The ports that are traps of any mode, but for port 0, in ranges that neither touch nor overlap.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<RangeInclusive<u16>> {
+        let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+        for port in (1..=u16::MAX).filter(|&port| self.watches(port)) {
+            match ranges.last_mut() {
+                Some(last) if last.end().checked_add(1) == Some(port) => {
+                    *last = *last.start()..=port;
+                }
+                _ => ranges.push(port..=port),
+            }
+        }
+        ranges
     }
 
     /// The least range that holds all ports watched by their packets; `None` where none is. Decoys lie within it: they

@@ -333,6 +333,9 @@ pub struct Explained {
     pub probes: Vec<Seen>,
     /// So many make a scan.
     pub trigger: u64,
+    /// Whether the last of them must be a TCP handshake with a trap.
+    #[serde(default)]
+    pub needs_handshake: bool,
     /// Seconds for which its scans are not reported again; absent: they are.
     pub muted: Option<u64>,
     /// Bans that are over and count towards the next.

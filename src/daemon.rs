@@ -24,7 +24,8 @@ use crate::history::StateLock;
 use crate::host::{FileWatch, Flows, Host, Resolver, Services};
 use crate::listen::Listeners;
 use crate::log;
-use crate::probe::Probe;
+use crate::probe::{Probe, ScanType};
+use crate::traps::Traps;
 
 mod background;
 mod clients;
@@ -37,6 +38,7 @@ mod notices;
 mod replay;
 mod start;
 mod status;
+mod traps;
 
 pub use background::{Failed, Half, Starter, split};
 use errands::Errands;
@@ -55,6 +57,8 @@ struct Daemon {
     engine: Engine,
     capture: Capture,
     listeners: Listeners,
+    /// Where handshakes are asked for.
+    traps: Option<Traps>,
     /// Reused from batch to batch.
     probes: Vec<Probe>,
     host: Host,
@@ -126,6 +130,7 @@ enum Token {
     Responder,
     Meddling,
     Surroundings,
+    Traps,
     Capture(usize),
     Client(u64),
 }
@@ -191,6 +196,7 @@ impl Daemon {
         let due = [
             self.engine.next_deadline(),
             self.listeners.next_deadline(),
+            self.traps.as_ref().and_then(Traps::next_deadline),
             self.clients.next_deadline(),
             accept,
             host,
@@ -229,6 +235,11 @@ impl Daemon {
             Token::Name => self.names_found(now),
             Token::Responder => self.engine.collect(now),
             Token::Meddling => self.engine.notice(now),
+            Token::Traps => {
+                if let Some(traps) = &mut self.traps {
+                    traps.notice(now.mono);
+                }
+            }
             Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
             Token::Surroundings => self.surroundings_move(now),
@@ -262,6 +273,9 @@ impl Daemon {
             match question {
                 Question::IsService => services.bound(probe.protocol, to),
                 Question::WasAnswered => services.connected(probe.protocol, from, to),
+                Question::IsRedirected if probe.scan_type == ScanType::Connect => {
+                    flows.was_redirected(probe.protocol, from, to)
+                }
                 Question::IsRedirected => flows.is_redirected(probe.protocol, from, to),
                 Question::IsAnswer => flows.is_answer(probe.protocol, from, to),
             }
@@ -330,6 +344,9 @@ impl Daemon {
         {
             notices::listening(&self.listeners.retry(now.mono));
         }
+        if let Some(traps) = &mut self.traps {
+            traps.tick(now.mono);
+        }
         Ok(())
     }
 
@@ -375,7 +392,8 @@ impl Daemon {
         }
     }
 
-    fn watch_all(&self) -> Result<(), Error> {
+    fn watch_all(&mut self) -> Result<(), Error> {
+        self.watch_traps();
         for (which, fd) in self.capture.fds().enumerate() {
             self.add(fd, Token::Capture(which))?;
         }
@@ -412,6 +430,7 @@ impl Daemon {
     /// Leaves the kernel as the configuration says, nothing that only we would end, and history written.
     fn stop(mut self) {
         self.end_errands();
+        self.traps = None;
         self.engine.release_waiting(Now::read());
         let withdrawn = match self.engine.config().ban.on_stop {
             OnStop::Remove => self.engine.withdraw(),
@@ -457,8 +476,9 @@ impl Token {
             Self::Meddling => 10,
             Self::Surroundings => 11,
             Self::Replay => 12,
-            Self::Capture(which) => count(which) << 8 | 13,
-            Self::Client(id) => id << 8 | 14,
+            Self::Traps => 13,
+            Self::Capture(which) => count(which) << 8 | 14,
+            Self::Client(id) => id << 8 | 15,
         }
     }
 
@@ -477,7 +497,8 @@ impl Token {
             10 => Self::Meddling,
             11 => Self::Surroundings,
             12 => Self::Replay,
-            13 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            13 => Self::Traps,
+            14 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -491,7 +512,7 @@ mod tests {
     fn a_token_survives_the_kernel() {
         use Token::{
             Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Meddling, Name,
-            Program, Replay, Responder, Signal, Surroundings,
+            Program, Replay, Responder, Signal, Surroundings, Traps,
         };
         for token in [
             Signal,
@@ -507,6 +528,7 @@ mod tests {
             Responder,
             Meddling,
             Surroundings,
+            Traps,
             Capture(3),
             Client(0),
             Client(1 << 40),

@@ -302,14 +302,17 @@ impl Slot {
         }
     }
 
-    /// A port counts once, at its latest time; when all places are taken, the oldest makes room.
+    /// A port counts once, at its latest time; when all places are taken, the oldest makes room. A connection takes the place of
+    /// its own SYN, also where hits count, and a packet does not take that of a connection.
     fn remember(&mut self, marks: &mut [Mark], mark: Mark, unit: Unit) {
         let known = &marks[..self.len];
-        let same = |known: &Mark| (known.port, known.protocol) == (mark.port, mark.protocol);
-        let place = match known
-            .iter()
-            .position(|known| unit == Unit::Ports && same(known))
-        {
+        let is_connection = |mark: &Mark| mark.scan_type == ScanType::Connect;
+        let same = |known: &Mark| {
+            (known.port, known.protocol) == (mark.port, mark.protocol)
+                && (unit == Unit::Ports || is_connection(&mark) && !is_connection(known))
+        };
+        let place = match known.iter().position(same) {
+            Some(place) if is_connection(&known[place]) && !is_connection(&mark) => return,
             Some(place) => place,
             None if self.len < marks.len() => {
                 self.len += 1;
@@ -430,6 +433,32 @@ mod tests {
         assert_eq!(detector.observe(source(1), &syn(22), T0), None);
         let scan = detector.observe(source(1), &syn(22), T0).unwrap();
         assert_eq!(scan.summary.to_string(), "syn scan, 3 tcp hits, last 22");
+    }
+
+    #[test]
+    fn a_connection_stands_for_its_own_syn() {
+        for count in [Unit::Ports, Unit::Hits] {
+            let mut detector = detector(|d| d.count = count);
+            let connection = |port| Probe {
+                scan_type: ScanType::Connect,
+                ..syn(port)
+            };
+            for port in [21, 22] {
+                assert_eq!(detector.observe(source(1), &syn(port), T0), None);
+                assert_eq!(detector.observe(source(1), &connection(port), T0), None);
+            }
+            let scan = detector.observe(source(1), &connection(23), T0).unwrap();
+            assert!(scan.summary.is_confirmed(), "{}", scan.summary);
+        }
+        let mut detector = detector(|_| {});
+        let connection = Probe {
+            scan_type: ScanType::Connect,
+            ..syn(21)
+        };
+        let _ = detector.observe(source(1), &connection, T0);
+        let _ = detector.observe(source(1), &syn(21), T0);
+        let known = detector.evidence(source(1), T0).unwrap().probes;
+        assert_eq!((known.len(), known[0].scan_type), (1, ScanType::Connect));
     }
 
     #[test]

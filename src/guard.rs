@@ -34,6 +34,8 @@ pub struct Guard {
     neighbours: HostFriends,
     admins: HostFriends,
     watched: Vec<(WatchMode, Ports)>,
+    /// Whether all ports of TCP are traps that take connections.
+    traps: bool,
     ipv4_prefix: u8,
     ipv6_prefix: u8,
     /// Answers about our services that are fresh.
@@ -60,6 +62,7 @@ impl Guard {
             ignored,
             spared,
             watched: watched(config),
+            traps: config.has_traps(),
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
             services: KnownServices::default(),
@@ -147,14 +150,16 @@ impl Guard {
     }
 
     /// The mode by which the configuration watches the probe's port; `None`: it does not. Listeners tell of what reaches
-    /// them, the other modes of packets.
+    /// them, the other modes of packets; traps, of what reaches the ports of any mode.
     #[must_use]
     pub fn mode_of(&self, probe: &Probe) -> Option<WatchMode> {
         let is_told = probe.scan_type == ScanType::Connect;
         self.watched
             .iter()
             .filter(|(mode, _)| {
-                mode.protocol == probe.protocol && is_told == (mode.mode == Mode::Connect)
+                let is_trapped = self.traps && is_told && probe.protocol == Protocol::Tcp;
+                let is_telling = is_told == (mode.mode == Mode::Connect);
+                mode.protocol == probe.protocol && (is_telling || is_trapped)
             })
             .find(|(_, ports)| ports.contains(probe.port))
             .map(|(mode, _)| *mode)

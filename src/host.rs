@@ -22,6 +22,7 @@ pub use self::services::Services;
 pub use self::sessions::{Login, LoginBy, Sessions};
 pub use self::watch::FileWatch;
 
+pub mod bridges;
 mod dead_ends;
 mod facts;
 mod flows;

@@ -143,9 +143,14 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
             seconds(muted)
         )?;
     }
+    let handshake = if known.needs_handshake {
+        ", the last of them a completed TCP handshake"
+    } else {
+        ""
+    };
     writeln!(
         out,
-        "  probes that count: {} of the {} that make a scan",
+        "  probes that count: {} of the {} that make a scan{handshake}",
         known.probes.len(),
         known.trigger
     )?;

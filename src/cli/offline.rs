@@ -8,7 +8,7 @@ use super::{Failure, PATIENCE, say};
 use crate::clock::Now;
 use crate::command::{self, Outcome};
 use crate::config::ignore::HostName;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ResponderKind};
 use crate::control::{self, AskError, Lifted, Line, Listed, Request};
 use crate::engine::{Engine, Errand};
 use crate::guard::Guard;
@@ -20,6 +20,7 @@ use crate::privilege;
 use crate::respond::command::{Job, Runner};
 use crate::respond::{self, Responders, Site};
 use crate::source::Source;
+use crate::traps::Traps;
 
 /// How long a command waits for where names lead to.
 const LOOKING_UP: Duration = Duration::from_secs(5);
@@ -321,7 +322,7 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
     }
     let _lock = StateLock::acquire(&config.history.file)?;
     let mut responders = Responders::configured(config)?;
-    let (failures, what) = if clockless {
+    let (mut failures, what) = if clockless {
         let what = "what would never end by itself is taken down";
         (responders.withdraw_clockless(), what)
     } else {
@@ -329,6 +330,12 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
         failures.extend(withdraw_unused(config));
         (failures, "taken down")
     };
+    if let Err(why) = Traps::clear_away(&config.nftables.table) {
+        // Where there is no nf_tables, there are no traps either.
+        if config.has_traps() || config.ban.uses(ResponderKind::Nftables) {
+            failures.push(respond::Error::new("traps", why.to_string()));
+        }
+    }
     if failures.is_empty() {
         return super::print(|out| {
             writeln!(

@@ -149,6 +149,13 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             "  scans     {}: {} banned, {spared} spared",
             n.scans, n.bans
         )?;
+        if n.unconfirmed > 0 {
+            writeln!(
+                out,
+                "            unconfirmed, for want of a TCP handshake: {} packets that would have completed one",
+                n.unconfirmed
+            )?;
+        }
         if n.rolled_up > 0 {
             writeln!(
                 out,

@@ -238,6 +238,7 @@ mod tests {
                 detect: super::super::Detect {
                     count: if no { Unit::Hits } else { Unit::Ports },
                     window: memory,
+                    confirm: if yes { Confirm::None } else { Confirm::Handshake },
                     ..default.detect
                 },
                 ban: BanRules {

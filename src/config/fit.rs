@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::complaint::quoted;
 use super::write::time;
-use super::{Config, Mode, ResponderKind, Response, Watch, WatchMode};
+use super::{Config, Confirm, Mode, ResponderKind, Response, Watch, WatchMode};
 
 /// Keys whose values make no sense together.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
         nothing_to_watch(&config.tcp, &TCP),
         nothing_to_watch(&config.udp, &UDP),
         idle_decoy(config),
+        nobody_confirms(config),
         first_ban_beyond_max(config),
         nobody_bans(config),
         nothing_to_run(config, &config.tcp, &TCP),
@@ -116,6 +117,17 @@ fn idle_decoy(config: &Config) -> Option<Misfit> {
         message: format!(
             "detect.decoys holds port {port}, which neither [tcp] nor [udp] watches; watch it there, or take it out"
         ),
+    })
+}
+
+/// Only TCP has handshakes.
+fn nobody_confirms(config: &Config) -> Option<Misfit> {
+    let nobody = config.detect.confirm == Confirm::Handshake && config.tcp.modes.is_empty();
+    nobody.then(|| Misfit {
+        keys: vec!["detect.confirm", TCP.mode],
+        message: "detect.confirm is \"handshake\", but tcp.mode is \"off\", so that nobody would ever be banned; \
+                  watch TCP ports, or set detect.confirm to \"none\""
+            .to_owned(),
     })
 }
 
@@ -265,6 +277,10 @@ mod tests {
             (
                 "[tcp]\nexclude = [\"0-1023\"]\nmode = [\"advanced\", \"stealth\"]\nports = [2000]",
                 "2:1: tcp.mode is \"advanced\", but tcp.exclude leaves no port below 1024; raise",
+            ),
+            (
+                "[tcp]\nmode = \"off\"\n[detect]\nconfirm = \"handshake\"",
+                "4:1: detect.confirm is \"handshake\", but tcp.mode is \"off\", so that nobody would ever be banned; watch TCP ports",
             ),
             (
                 "[detect]\ndecoys = [23, 2323]",

@@ -76,6 +76,9 @@ pub(super) const KEYS: &[Key] = &[
         value => value.duration(Duration::ZERO).map(|window| window.filter(|window| !window.is_zero())),
         at => write::duration(*at)),
     key!("detect.decoys", detect.decoys: value => value.ports(), at => write::ports(at)),
+    key!("detect.confirm", detect.confirm:
+        value => value.word(CONFIRM),
+        at => write::word(CONFIRM, *at)),
     key!("ban.duration", ban.duration: value => value.duration(SECOND), at => write::duration(*at)),
     key!("ban.escalate", ban.escalate:
         value => value.number(1..=u32::MAX.into()),

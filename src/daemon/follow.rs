@@ -116,6 +116,7 @@ impl Daemon {
             .set(listened_by(config), now.mono)
             .map_err(|error| error.to_string())?;
         notices::listening(&listening);
+        self.lead_to_traps(config)?;
         self.capture
             .set_watched(watched_by(config))
             .map_err(|error| error.to_string())?;
@@ -240,8 +241,9 @@ pub(super) fn missing_interfaces<'a>(config: &'a Config, facts: &Facts) -> Vec<&
         .collect()
 }
 
-/// The ports that are to be listened on.
+/// The ports that are to be listened on. Where all TCP ports that are watched are traps with one listener, none is for itself.
 pub(super) fn listened_by(config: &Config) -> listen::Settings {
+    let traps = config.has_traps();
     let ports = |watch: &Watch| {
         let listens = watch.modes.contains(&Mode::Connect);
         if listens {
@@ -251,10 +253,14 @@ pub(super) fn listened_by(config: &Config) -> listen::Settings {
         }
     };
     listen::Settings {
-        tcp: ports(&config.tcp),
+        tcp: if traps {
+            Vec::new()
+        } else {
+            ports(&config.tcp)
+        },
         udp: ports(&config.udp),
         banner: config.listen.banner.clone(),
-        traps: false,
+        traps,
     }
 }
 

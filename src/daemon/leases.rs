@@ -104,6 +104,9 @@ impl Daemon {
             Ok(report) => notices::listening(&report),
             Err(cause) => warn!("ports stay open that nobody asks for any more: {cause}"),
         }
+        if let Err(cause) = self.lead_to_traps(&config) {
+            warn!("ports stay traps that nobody asks for any more: {cause}");
+        }
         if let Err(cause) = self.capture.set_watched(follow::watched_by(&config)) {
             // They are counted as unwatched.
             warn!("packets go on being read that nobody asks for any more: {cause}");

@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
 use super::replay::Replay;
-use super::{Daemon, Errands, Later, clients::Clients, follow, friends, notices};
+use super::{Daemon, Errands, Later, clients::Clients, follow, friends, notices, traps};
 use crate::capture::{self, Capture};
 use crate::clock::Now;
 use crate::config::{self, Complaints, Config, Loaded, Mode, WatchMode};
@@ -69,6 +69,9 @@ pub enum Error {
     /// Ports cannot be listened on.
     #[error("{0}")]
     Listen(#[from] listen::Error),
+    /// Connections cannot be led to traps.
+    #[error("{0}")]
+    Traps(#[from] crate::traps::Error),
     /// This host cannot be known.
     #[error("{0}")]
     Host(#[from] host::Error),
@@ -208,6 +211,7 @@ impl Daemon {
         let settings = follow::listened_by(&config);
         let (listeners, report) = Listeners::open(settings, Now::read().mono)?;
         notices::listening(&report);
+        let traps = traps::set_up(&config, &listeners, host.facts())?;
         let reader = History::open_read_only(&config.history.file)?;
         let mut errands = Errands::start(&config).map_err(Error::thread("run programs"))?;
         if let Some(user) = &user {
@@ -250,6 +254,7 @@ impl Daemon {
             engine,
             capture,
             listeners,
+            traps,
             probes: Vec::with_capacity(capture::BATCH),
             host,
             services,

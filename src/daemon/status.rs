@@ -7,6 +7,7 @@ use crate::config::{Method, Response};
 use crate::control::{CaptureStatus, Friends, Health, Repair, State, Status};
 use crate::engine;
 use crate::probe::Skip;
+use crate::traps::Traps;
 
 impl Daemon {
     /// How we are. Looks at the kernel first: what somebody took away is put back by being asked about.
@@ -15,6 +16,9 @@ impl Daemon {
             self.engine.verify(now);
         }
         self.engine.look_for_logins(false, now);
+        if let Some(traps) = &mut self.traps {
+            traps.verify(now.mono);
+        }
         let config = self.engine.config();
         let differing_for = self
             .engine
@@ -92,6 +96,7 @@ impl Daemon {
                 "the default gateways may have changed, and those known last are spared: {cause}"
             )
         }));
+        troubles.extend(self.traps.as_ref().and_then(Traps::trouble));
         for name in follow::missing_interfaces(self.engine.config(), self.host.facts()) {
             troubles.push(format!(
                 "capture.interfaces names {name}, which is not there: nothing is seen on it"

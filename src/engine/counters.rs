@@ -36,6 +36,9 @@ pub struct Counters {
     /// … spared because somebody is logged in from there.
     #[serde(default)]
     pub spared_logins: u64,
+    /// Packets that would have completed a scan, and could not, because no handshake did.
+    #[serde(default)]
+    pub unconfirmed: u64,
     /// Bans put back from history.
     pub replayed: u64,
     /// Bans found in the kernel and taken over.

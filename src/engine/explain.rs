@@ -21,6 +21,8 @@ pub struct Explanation {
     pub bans: Vec<Standing>,
     /// Its probes that still count; `None`: there are none.
     pub evidence: Option<Evidence>,
+    /// Whether a completed handshake has to be the last of its probes that make a scan.
+    pub needs_handshake: bool,
     /// Bans that are over and count towards the length of the next.
     pub past: Option<Past>,
     /// How long the next ban would last; `None`: for ever.
@@ -60,6 +62,7 @@ impl Engine {
             friends: self.guard.reasons(Source::from(address)),
             bans: bans.collect(),
             evidence: self.detector.evidence(source, now.mono),
+            needs_handshake: self.config.has_traps(),
             past,
             next_length: length_of_next(&self.config.ban, past, now),
         }

@@ -18,6 +18,7 @@ use crate::probe::ScanType;
 use crate::respond::{self, Deed, HeldClock, Prepared, Responder, Responders};
 
 mod friends;
+mod handshakes;
 mod rollup;
 mod telling;
 mod threads;

@@ -60,6 +60,10 @@ impl Engine {
                 return None;
             }
             let scan = self.detector.observe(source, probe, now.mono)?;
+            if self.config.has_traps() && !is_handshake(probe) {
+                self.counters.unconfirmed += 1;
+                return None;
+            }
             if !self.is_service(probe, Freshness::Now, now, ask)
                 && !self.was_answered(probe, now, ask)
             {
@@ -87,9 +91,11 @@ impl Engine {
         }
     }
 
-    /// Whether something serves the probe's port, or did so lately. What a listener of ours was told is for no service.
+    /// Whether something serves the probe's port, or did so lately. What a listener of ours was told on a port of its own is
+    /// for no service; what a trap was told may be, when that is down for a moment.
     fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut Ask<'_>) -> bool {
-        if probe.scan_type == ScanType::Connect {
+        let is_trapped = self.config.has_traps() && is_handshake(probe);
+        if probe.scan_type == ScanType::Connect && !is_trapped {
             return false;
         }
         let Probe {
@@ -321,6 +327,11 @@ impl Engine {
             self.tell_program(alarm, now);
         }
     }
+}
+
+/// Whether its sender cannot be forged.
+fn is_handshake(probe: &Probe) -> bool {
+    (probe.protocol, probe.scan_type) == (Protocol::Tcp, ScanType::Connect)
 }
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);

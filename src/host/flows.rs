@@ -84,6 +84,28 @@ impl Flows {
         })
     }
 
+    /// Whether a connection `from` somebody that was accepted here, on `at`, was handed on to there from another address or port.
+    ///
+    /// # Errors
+    /// As [`is_answer`](Self::is_answer)'s.
+    pub fn was_redirected(
+        &mut self,
+        protocol: Protocol,
+        from: SocketAddr,
+        at: SocketAddr,
+    ) -> Result<bool, Error> {
+        let packet = tuple(protocol, from, at);
+        let reply = tuple(protocol, at, from);
+        let question = Question {
+            of: from.ip(),
+            direction: TUPLE_REPLY,
+            tuple: &reply,
+        };
+        self.find(question, |flow| {
+            attribute(flow, TUPLE_ORIG).is_some_and(|began| !says_the_same(began, &packet))
+        })
+    }
+
     /// Whether the flow of this packet, if there is one, has a reply direction that `is_it`: that, and the packet's own.
     fn ask(
         &mut self,
@@ -95,13 +117,25 @@ impl Flows {
         let tuple = tuple(protocol, from, to);
         let question = Question {
             of: from.ip(),
+            direction: TUPLE_ORIG,
             tuple: &tuple,
         };
+        self.find(question, |flow| {
+            attribute(flow, TUPLE_REPLY).is_some_and(|reply| is_it(reply, &tuple))
+        })
+    }
+
+    /// Whether there is such a flow, and `is_it` says so of its attributes.
+    fn find(
+        &mut self,
+        question: Question<'_>,
+        is_it: impl Fn(&[u8]) -> bool,
+    ) -> Result<bool, Error> {
         let mut found = false;
         // The kernel marks its answer as one of several (ctnetlink_fill_info): only an acknowledgement ends it.
         let answered = self.kernel.ask(question, NLM_F_ACK, |answer| {
             let attributes = answer.get(FAMILY_HEADER..).unwrap_or_default();
-            found = attribute(attributes, TUPLE_REPLY).is_some_and(|reply| is_it(reply, &tuple));
+            found = is_it(attributes);
         });
         match answered.map_err(Error::Flows)? {
             // Nobody knows the flow (ENOENT), or nobody tracks any: the kernel has no ctnetlink (nfnetlink_rcv_msg).
@@ -116,6 +150,7 @@ impl Flows {
 /// "What do you know of this flow?"
 struct Question<'a> {
     of: IpAddr,
+    direction: u16,
     tuple: &'a [u8],
 }
 
@@ -127,7 +162,7 @@ impl Question<'_> {
             libc::AF_INET6
         };
         let mut bytes = vec![u8::try_from(family).expect("2 or 10"), 0, 0, 0];
-        put(&mut bytes, TUPLE_ORIG | NESTED, self.tuple);
+        put(&mut bytes, self.direction | NESTED, self.tuple);
         bytes
     }
 }

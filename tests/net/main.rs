@@ -43,6 +43,9 @@ mod table;
 /// Floods.
 mod flood;
 
+/// Traps that take connections.
+mod traps;
+
 /// Many banned neighbours that become one ban.
 mod rollup;
 

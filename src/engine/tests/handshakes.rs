@@ -1,0 +1,111 @@
+//! Where only a completed handshake has anybody banned.
+
+use super::*;
+
+const HANDSHAKE: &str = "detect.confirm = \"handshake\"\n";
+
+fn connection(source: &str, port: u16) -> Probe {
+    Probe {
+        scan_type: ScanType::Connect,
+        ..syn(source, HOST, port)
+    }
+}
+
+fn datagram(source: &str, port: u16) -> Probe {
+    Probe {
+        protocol: Protocol::Udp,
+        scan_type: ScanType::Udp,
+        ..syn(source, HOST, port)
+    }
+}
+
+#[test]
+fn packets_add_up_and_a_handshake_completes_the_scan() {
+    let mut bench = Bench::new(HANDSHAKE);
+    bench.probes(STRANGER, &[1, 2, 3, 4], NOW);
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.unconfirmed, 2);
+    assert_eq!(bench.engine.counters.scans, 0);
+    let known = bench.engine.explain(STRANGER.parse().unwrap(), NOW);
+    assert_eq!(known.evidence.unwrap().probes.len(), 3, "they are kept");
+    assert!(known.needs_handshake && known.bans.is_empty());
+    bench.see(&[connection(STRANGER, 5)], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn a_scan_of_connections_is_told_as_one_though_each_came_with_a_syn() {
+    for count in ["ports", "hits"] {
+        let mut bench = Bench::new(&format!("{HANDSHAKE}detect.count = \"{count}\"\n"));
+        for port in [1, 2, 3] {
+            bench.see(
+                &[syn(STRANGER, HOST, port), connection(STRANGER, port)],
+                NOW,
+            );
+        }
+        let ban = bench.engine.bans().get(STRANGER.parse().unwrap()).unwrap();
+        assert_eq!(
+            ban.reason.to_string(),
+            format!("connect scan, 3 tcp {count}, last 3")
+        );
+    }
+}
+
+#[test]
+fn what_can_be_forged_has_nobody_banned_however_much_there_is_of_it() {
+    for response in ["ban", "command", "log"] {
+        let mut bench = Bench::new(&format!(
+            "{HANDSHAKE}detect.decoys = [7]\ncommand.run = \"true\"\n[tcp]\nresponse = \"{response}\"\n[udp]\nresponse = \"{response}\"\n"
+        ));
+        for n in 1..1000 {
+            bench.see(&[syn(STRANGER, HOST, n), datagram(STRANGER, n)], NOW);
+        }
+        assert!(bench.held().is_empty());
+        assert_eq!(bench.engine.counters.scans, 0);
+        assert!(bench.engine.take_errands().is_empty());
+        assert_eq!(bench.past(), []);
+    }
+}
+
+#[test]
+fn a_handshake_with_a_decoy_is_enough() {
+    let mut bench = Bench::new(&format!("{HANDSHAKE}detect.decoys = [7]\n"));
+    bench.probes(STRANGER, &[7], NOW);
+    assert!(bench.held().is_empty());
+    bench.see(&[connection(STRANGER, 7)], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn what_a_trap_was_told_may_be_for_a_service_that_is_down_for_a_moment_or_has_just_come_up() {
+    let mut bench = Bench::new(&format!("{HANDSHAKE}detect.trigger = 1\n"));
+    bench.probes(STRANGER, &[22], NOW);
+    bench.listening.clear();
+    bench.see(&[connection(STRANGER, 22)], after(60));
+    bench.listening = vec![80];
+    bench.see(
+        &[connection(STRANGER, 80), connection(STRANGER, HANDED_ON)],
+        NOW,
+    );
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.services, 4);
+    bench.see(&[connection(STRANGER, 23)], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn connections_count_by_the_mode_that_their_port_is_watched_in() {
+    let mut bench = Bench::new(&format!(
+        "{HANDSHAKE}detect.trigger = 1\n[tcp]\nmode = [\"advanced\", \"connect\"]\nports = [2000]\n"
+    ));
+    bench.see(
+        &[
+            connection("203.0.113.1", 23),
+            connection("203.0.113.2", 2000),
+        ],
+        NOW,
+    );
+    bench.see(&[connection("203.0.113.3", 2001)], NOW);
+    assert_eq!(bench.held(), ["203.0.113.1", "203.0.113.2"]);
+    assert_eq!(bench.engine.counters.unwatched, 1);
+}
