@@ -176,14 +176,10 @@ impl Traps {
 
     /// Makes the table as it should be, in place of any of ours that is there.
     fn make(&mut self) -> Result<(), Error> {
-        let outcome = self.make_once();
-        match outcome.map_err(|errno| told("make", &self.table, errno)) {
-            Ok(()) => {
-                (self.trouble, self.again_at) = (None, None);
-                Ok(())
-            }
-            Err(failure) => Err(failure),
-        }
+        let made = self.make_once();
+        made.map_err(|errno| told("make", &self.table, errno))?;
+        (self.trouble, self.again_at) = (None, None);
+        Ok(())
     }
 
     fn make_once(&mut self) -> Result<(), Errno> {

@@ -80,10 +80,10 @@ fn warn_of_bridges(config: &Config, facts: &Facts) {
 }
 
 fn wanted(config: &Config, listeners: &Listeners) -> Option<nft::Traps> {
-    let ports = config.tcp.ranges();
-    let is_wanted = config.has_traps() && !ports.is_empty();
+    let ports = config.has_traps().then(|| config.tcp.ranges());
+    let ports = ports.filter(|ports| !ports.is_empty())?;
     let [ipv4, ipv6] = listeners.trap_ports();
-    is_wanted.then(|| nft::Traps {
+    Some(nft::Traps {
         ports,
         interfaces: config.capture.interfaces.iter().cloned().collect(),
         ipv4,
