@@ -130,26 +130,10 @@ pub struct Meddling {
     pub is_frame: bool,
     /// Whether bans went with it.
     pub is_emptied: bool,
-    /// Bans that were put in, or changed.
+    /// Bans that were put in, or changed, and not taken out again: each once.
     pub added: Vec<Held>,
-    /// Bans that were taken out and not put in again.
+    /// Bans that were taken out and not put in again: each once.
     pub removed: Vec<Source>,
-}
-
-impl Meddling {
-    /// Notes a ban that was put in.
-    pub fn add(&mut self, held: Option<Held>) {
-        let Some(held) = held else { return };
-        self.removed.retain(|source| *source != held.source);
-        self.added.push(held);
-    }
-
-    /// Notes a ban that was taken out.
-    pub fn remove(&mut self, source: Option<Source>) {
-        let Some(source) = source else { return };
-        self.added.retain(|held| held.source != source);
-        self.removed.push(source);
-    }
 }
 
 /// The reason of bans that are made to try a responder, and that no daemon is to take for an admin's.

@@ -1,10 +1,12 @@
 //! What others do to our table, as bans: who was taken out or put in by hand, and when there is more to be put right than that.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use super::{Nftables, held, trouble};
 use crate::nft::{Events, Step, Transaction};
-use crate::respond::{Error, Meddling};
+use crate::respond::{Error, Held, Meddling};
+use crate::source::Source;
 
 impl Nftables {
     pub(super) fn begin_watching(&mut self) -> Result<(), Error> {
@@ -51,13 +53,62 @@ fn meddling(transaction: Transaction) -> Meddling {
             .map_or_else(|| "somebody".to_owned(), |by| by.to_string()),
         ..Meddling::default()
     };
+    // Of each source the last word counts.
+    let mut bans: BTreeMap<Source, Option<Held>> = BTreeMap::new();
     for step in transaction.steps {
         match step {
             Step::Frame => meddling.is_frame = true,
             Step::Gone => (meddling.is_frame, meddling.is_emptied) = (true, true),
-            Step::Added(set, element) => meddling.add(held(set, &element)),
-            Step::Deleted(set, key) => meddling.remove(set.source(key)),
+            Step::Added(set, element) => {
+                bans.extend(held(set, &element).map(|held| (held.source, Some(held))));
+            }
+            Step::Deleted(set, key) => bans.extend(set.source(key).map(|source| (source, None))),
+        }
+    }
+    for (source, held) in bans {
+        match held {
+            Some(held) => meddling.added.push(held),
+            None => meddling.removed.push(source),
         }
     }
     meddling
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::{BanSet, Element};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn steps(range: std::ops::Range<u32>, is_put_in: bool) -> impl Iterator<Item = Step> {
+        let set = BanSet::ADDRESSES4;
+        range.map(move |n| {
+            let key = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
+            let element = Element {
+                key,
+                timeout: None,
+                comment: None,
+            };
+            if is_put_in {
+                Step::Added(set, element)
+            } else {
+                Step::Deleted(set, key)
+            }
+        })
+    }
+
+    #[test]
+    fn of_a_long_transaction_the_last_word_about_each_source_counts() {
+        let all = steps(0..200_000, false)
+            .chain(steps(100_000..300_000, true))
+            .chain(steps(299_000..300_000, false))
+            .chain(steps(0..10, true));
+        let told = meddling(Transaction {
+            by: None,
+            steps: all.collect(),
+        });
+        assert_eq!(told.removed.len(), 100_000 - 10 + 1000);
+        assert_eq!(told.added.len(), 199_000 + 10);
+        assert!(!told.is_frame && !told.is_emptied);
+    }
 }
