@@ -473,17 +473,21 @@ impl Engine {
         let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
         self.world.unban_all(now);
         self.listing_is_stale = true;
-        let mut unbanned = self.lifted(&all, Ending::Unban, by, now);
+        let mut unbanned = self.have_lifted(&all, Ending::Unban, by, now);
         unbanned
             .failures
             .extend(self.world.done_for(&all, now).err());
-        unbanned.failures.extend(self.undo_by_program(&all, now));
         self.follow_up(now);
         unbanned
     }
 
     fn lift(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
         self.world.unban(sources, now);
+        self.have_lifted(sources, how, by, now)
+    }
+
+    /// What follows where the responders have been told to lift these, or need not be.
+    fn have_lifted(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
         let mut unbanned = self.lifted(sources, how, by, now);
         unbanned.failures.extend(self.undo_by_program(sources, now));
         unbanned
@@ -598,10 +602,8 @@ impl Engine {
         let adopted: Vec<Ban> = held.into_iter().map(|held| held.into_ban(now)).collect();
         self.counters.adopted += adopted.len() as u64;
         log_each(&adopted, |ban| format!("adopted: {}", banned(ban)));
-        // What one responder holds, the others are to hold too.
-        if self.world.posts().len() > 1 {
-            self.world.replay(&adopted.iter().collect::<Vec<_>>(), now);
-        }
+        // What one responder holds, the others are to hold too, and so is that one, whatever has become of it since.
+        self.world.replay(&adopted.iter().collect::<Vec<_>>(), now);
         for ban in adopted {
             self.record(Record::Ban(ban.clone()), now.mono);
             self.bans.insert(ban);

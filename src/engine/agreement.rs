@@ -11,7 +11,9 @@ use nix::sys::eventfd::EventFd;
 use super::post::{Happened, Post};
 use crate::clock::{Mono, Now};
 use crate::policy::{Ban, Bans};
-use crate::respond::{Crew, Error, Holdings, Meddling, Member, Responder, withdraw_clockless};
+use crate::respond::{
+    Crew, Error, Held, Holdings, Meddling, Member, Responder, withdraw_clockless,
+};
 use crate::source::Source;
 
 /// The responders, and what they are not to do yet.
@@ -109,6 +111,20 @@ impl Agreement {
             self.held_back.remove(source);
         }
         self.each(|post, told| post.unban(sources, now, told));
+    }
+
+    /// Lifts bans that are gone already from this one.
+    pub(super) fn is_gone_from(&mut self, name: &str, sources: &[Source], now: Now) {
+        for source in sources {
+            self.held_back.remove(source);
+        }
+        self.each(|post, told| {
+            if post.name == name {
+                post.over(sources, now, told);
+            } else {
+                post.unban(sources, now, told);
+            }
+        });
     }
 
     /// Lifts all bans, those that nobody here knows of too. What fails is tried again, as long as no other ban is made.
@@ -210,6 +226,18 @@ impl Agreement {
         }
     }
 
+    /// What this one holds of this source right now.
+    ///
+    /// # Errors
+    /// It cannot tell, or not at once.
+    pub(super) fn find_at(&mut self, name: &str, source: Source) -> Result<Option<Held>, String> {
+        let post = self.posts.iter_mut().find(|post| post.name == name);
+        post.map_or_else(
+            || Err("it is not there".to_owned()),
+            |post| post.find(source),
+        )
+    }
+
     /// What becomes readable when others may have done something, one for each responder that watches.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.posts.iter().filter_map(Post::watched)
@@ -233,6 +261,15 @@ impl Agreement {
         self.each(|post, told| {
             if post.name == name {
                 post.ban(&bans, true, now, told);
+            }
+        });
+    }
+
+    /// Makes bans real as they are by us, at this one.
+    pub(super) fn ban_at(&mut self, name: &str, bans: &[&Ban], now: Now) {
+        self.each(|post, told| {
+            if post.name == name {
+                post.ban(bans, false, now, told);
             }
         });
     }

@@ -99,19 +99,26 @@ impl Engine {
             added,
             removed,
         } = meddling;
+        if let Some(lifted) = &mut self.lifted_since_start {
+            lifted.extend(&removed);
+        }
         let removed: Vec<Source> = removed
             .into_iter()
             .filter(|source| self.bans.get(*source).is_some())
             .collect();
         is_emptied |= self.is_flush(&removed);
         if !is_frame && !is_emptied {
-            self.unban_by(&removed, &by, now);
+            self.unban_by(name, removed, &by, now);
         }
-        if !is_frame {
-            self.ban_by(name, added, &by, now);
-        }
-        if is_frame || is_emptied {
+        if is_frame {
             self.put_right(name, &by, is_emptied, now);
+            let others = self.set_right(name, added, now);
+            self.ban_by(name, others, &by, now);
+        } else {
+            self.ban_by(name, added, &by, now);
+            if is_emptied {
+                self.put_right(name, &by, is_emptied, now);
+            }
         }
     }
 
@@ -127,22 +134,35 @@ impl Engine {
         })
     }
 
-    fn unban_by(&mut self, sources: &[Source], by: &str, now: Now) {
+    fn unban_by(&mut self, name: &'static str, mut sources: Vec<Source>, by: &str, now: Now) {
+        // Who has been put in again since is banned.
+        sources.retain(|source| !matches!(self.world.find_at(name, *source), Ok(Some(_))));
         if sources.is_empty() {
             return;
         }
         if self.bans.len() == sources.len() {
             warn!("{by} has taken the last ban out by hand, which counts as an unban");
         }
-        self.lift(sources, Ending::Unban, by, now);
+        self.world.is_gone_from(name, &sources, now);
+        self.have_lifted(&sources, Ending::Unban, by, now);
         self.follow_up(now);
+    }
+
+    /// Where our own bans came with a frame that somebody put in place of ours, a table that was saved and is loaded again for
+    /// instance, it is our times that count. Gives back the others.
+    fn set_right(&mut self, name: &'static str, added: Vec<Held>, now: Now) -> Vec<Held> {
+        let is_known = |held: &Held| self.bans.get(held.source).is_some();
+        let (known, others): (Vec<Held>, Vec<Held>) = added.into_iter().partition(is_known);
+        let known = known.iter().filter_map(|held| self.bans.get(held.source));
+        self.world.ban_at(name, &known.collect::<Vec<_>>(), now);
+        others
     }
 
     fn ban_by(&mut self, name: &'static str, added: Vec<Held>, by: &str, now: Now) {
         let mut bans = Vec::new();
-        for mut held in added {
-            let source = held.source;
-            if held.reason == Some(Reason::Text(TEST.into())) {
+        for told in added {
+            let source = told.source;
+            if told.reason == Some(Reason::Text(TEST.into())) {
                 continue;
             }
             let is_forced = self.is_forced(source);
@@ -153,23 +173,30 @@ impl Engine {
                 self.world.unban(&[source], now);
                 continue;
             }
+            if self.bans.get(source).is_none() && self.is_full_with(bans.len()) {
+                let words = || {
+                    format!(
+                        "{by} has banned more than ban.limit allows: those stay in the kernel alone"
+                    )
+                };
+                self.complaints.add(About::Limit, now.mono, words);
+                continue;
+            }
+            let mut held = match self.world.find_at(name, source) {
+                // It has been taken out again since.
+                Ok(None) => continue,
+                Ok(Some(found)) => found,
+                Err(_) => told,
+            };
             held.reason
                 .get_or_insert_with(|| Reason::Text(format!("by {by}").into()));
             let mut ban = held.into_ban(now);
             if is_forced {
                 ban.origin = Origin::Forced;
             }
-            match self.bans.get(source) {
-                Some(known) if is_same(known, &ban, now) => {}
-                None if self.is_full() => {
-                    let words = || {
-                        format!(
-                            "{by} has banned more than ban.limit allows: those stay in the kernel alone"
-                        )
-                    };
-                    self.complaints.add(About::Limit, now.mono, words);
-                }
-                _ => bans.push(ban),
+            let known = self.bans.get(source);
+            if known.is_none_or(|known| !is_same(known, &ban, now)) {
+                bans.push(ban);
             }
         }
         if bans.is_empty() {
@@ -193,8 +220,13 @@ impl Engine {
 
     /// Whether as many bans run as may.
     pub(super) fn is_full(&self) -> bool {
+        self.is_full_with(0)
+    }
+
+    /// The same, with so many more.
+    fn is_full_with(&self, more: usize) -> bool {
         let limit = usize::try_from(self.config.ban.limit).unwrap_or(usize::MAX);
-        self.bans.len() >= limit
+        self.bans.len().saturating_add(more) >= limit
     }
 
     /// Makes anew what is gone, and puts back all bans if they may be gone too.

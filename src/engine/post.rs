@@ -11,7 +11,7 @@ use crate::clock::{Mono, Now};
 use crate::log::span;
 use crate::policy::{Ban, Bans};
 use crate::respond::worker::{Begun, Orders, Report, UnderWay};
-use crate::respond::{Deed, Error, Hands, Holdings, Meddling, Member};
+use crate::respond::{Deed, Error, Hands, Held, Holdings, Meddling, Member};
 use crate::source::Source;
 
 /// A responder at its post.
@@ -163,6 +163,11 @@ impl Post {
         if !self.has_clock {
             return self.unban(sources, now, told);
         }
+        self.over(sources, now, told);
+    }
+
+    /// These bans are gone there.
+    pub(super) fn over(&mut self, sources: &[Source], now: Now, told: &mut Vec<Happened>) {
         for source in sources {
             self.next.put.remove(source);
             self.unenforced.remove(source);
@@ -437,9 +442,17 @@ impl Post {
         if !self.enforces(source) {
             return false;
         }
+        matches!(self.find(source), Ok(None))
+    }
+
+    /// What it holds of this source right now.
+    ///
+    /// # Errors
+    /// It cannot tell; one that has a thread would take its time.
+    pub(super) fn find(&mut self, source: Source) -> Result<Option<Held>, String> {
         match &mut self.hands {
-            Hands::Own(responder) => matches!(responder.find(source), Ok(None)),
-            Hands::Thread(_) => false,
+            Hands::Own(responder) => responder.find(source).map_err(|error| error.to_string()),
+            Hands::Thread(_) => Err("it takes its time".to_owned()),
         }
     }
 

@@ -15,10 +15,11 @@ use crate::history::{History, TextFiles};
 use crate::host::{Address, Link};
 use crate::probe::Protocol;
 use crate::probe::ScanType;
-use crate::respond::{self, Deed, HeldClock, Prepared, Responder, Responders};
+use crate::respond::{self, Deed, HeldClock, Meddling, Prepared, Responder, Responders};
 
 mod friends;
 mod handshakes;
+mod meddling;
 mod rollup;
 mod telling;
 mod threads;
@@ -51,6 +52,8 @@ struct World {
     clockless: bool,
     /// It never bans this one.
     refuses: Option<Source>,
+    /// What others have done that nobody has heard of yet.
+    noticed: Vec<Meddling>,
 }
 
 struct Fake(Rc<RefCell<World>>);
@@ -125,6 +128,9 @@ impl Responder for Fake {
     }
     fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().lost)
+    }
+    fn noticed(&mut self) -> Vec<Meddling> {
+        std::mem::take(&mut self.0.borrow_mut().noticed)
     }
     fn holdings(&self) -> Option<Holdings> {
         None

@@ -1,5 +1,6 @@
 //! What other programs and admins do to our table: by hand it counts, wholesale it is put right.
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::lab::{Daemon, Host, eventually};
@@ -188,4 +189,51 @@ fn a_table_that_is_saved_and_loaded_again_keeps_its_bans() {
         (drops(host) && both_stand(host).is_some()).then_some(())
     });
     assert_eq!(daemon.banned(), [A, B]);
+}
+
+/// What others do while the daemon is busy.
+fn meanwhile(daemon: &Daemon<'_>, happens: impl FnOnce()) {
+    kill(daemon.pid(), Signal::SIGSTOP).expect("it runs");
+    happens();
+    kill(daemon.pid(), Signal::SIGCONT).expect("it is there");
+}
+
+#[test]
+fn a_ban_that_is_taken_out_and_put_in_again_is_in_force_when_it_is_listed() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    meanwhile(&daemon, || {
+        host.nft("delete element inet portsentry banned4 { 203.0.113.7 }");
+        host.nft("add element inet portsentry banned4 { 203.0.113.7 timeout 2h }");
+        host.nft("delete element inet portsentry banned4 { 203.0.113.8 }");
+    });
+    eventually("all of it is heard of", || {
+        let element = host.element("banned4", A)?;
+        let is_other = element.timeout == Some(7200);
+        (is_other && daemon.banned() == [A]).then_some(())
+    });
+    assert!(daemon.ok(&["list"]).contains("1h 59m"));
+}
+
+#[test]
+fn a_table_that_was_saved_brings_no_ban_back_that_nobody_lists() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    let saved = host.nft("list table inet portsentry");
+    daemon.ok(&["unban", A]);
+    daemon.ok(&["ban", B, "--for", "10m"]);
+    let file = daemon.path("saved.nft");
+    std::fs::write(&file, format!("flush ruleset\n{saved}")).expect("the directory is ours");
+    let loaded = host.command("nft").arg("-f").arg(&file).status();
+    assert!(loaded.is_ok_and(|status| status.success()));
+    eventually("what the kernel drops is listed", || {
+        let in_kernel = host.elements("banned4").len();
+        (in_kernel == 2 && daemon.banned() == [A, B]).then_some(())
+    });
+    eventually("a ban that we know lasts as long as we know", || {
+        let element = host.element("banned4", B)?;
+        (element.expires? <= 600).then_some(())
+    });
+    let row = last_row(&daemon, A);
+    assert!(row.to_string().contains("adopted"), "{row}");
 }

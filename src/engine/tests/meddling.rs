@@ -1,0 +1,136 @@
+//! What others did to our bans, told late: what has happened since is newer.
+
+use super::*;
+
+const OTHER: &str = "203.0.113.8";
+
+fn source(text: &str) -> Source {
+    text.parse().unwrap()
+}
+
+/// An element as somebody puts it in, for ever.
+fn element(text: &str) -> Held {
+    Held {
+        source: source(text),
+        reason: None,
+        clock: None,
+    }
+}
+
+fn taken_out(sources: &[&str]) -> Meddling {
+    Meddling {
+        by: "nft pid 7".to_owned(),
+        removed: sources.iter().map(|it| source(it)).collect(),
+        ..Meddling::default()
+    }
+}
+
+fn put_in(sources: &[&str]) -> Meddling {
+    Meddling {
+        by: "nft pid 8".to_owned(),
+        added: sources.iter().map(|it| element(it)).collect(),
+        ..Meddling::default()
+    }
+}
+
+impl Bench {
+    /// Others do this, and the engine hears of all of it at once.
+    fn meddle(&mut self, all: Vec<Meddling>) {
+        {
+            let mut world = self.world.borrow_mut();
+            for meddling in &all {
+                for source in &meddling.removed {
+                    world.held.remove(source);
+                }
+                for held in &meddling.added {
+                    world.held.insert(held.source, None);
+                }
+            }
+            world.noticed = all;
+        }
+        self.engine.notice(NOW);
+    }
+
+    fn listed(&self) -> Vec<String> {
+        let mut all: Vec<String> = (self.engine.bans().iter())
+            .map(|ban| ban.source.to_string())
+            .collect();
+        all.sort();
+        all
+    }
+}
+
+#[test]
+fn who_is_taken_out_and_put_in_again_before_we_hear_of_it_is_banned() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.order(OTHER).unwrap();
+    bench.meddle(vec![taken_out(&[STRANGER]), put_in(&[STRANGER])]);
+    assert_eq!(bench.listed(), bench.held());
+    assert_eq!(bench.held(), [STRANGER, OTHER]);
+}
+
+#[test]
+fn who_is_put_in_and_unbanned_before_we_hear_of_it_is_not_banned() {
+    let mut bench = Bench::new("");
+    bench.order(OTHER).unwrap();
+    {
+        let mut world = bench.world.borrow_mut();
+        world.held.insert(source(STRANGER), None);
+        world.noticed = vec![put_in(&[STRANGER])];
+    }
+    let unbanned = bench.engine.unban(source(STRANGER), "uid 0", NOW);
+    assert_eq!(unbanned.lifted.len(), 1);
+    bench.engine.notice(NOW);
+    assert_eq!(bench.listed(), bench.held());
+    assert_eq!(bench.held(), [OTHER]);
+}
+
+#[test]
+fn who_is_taken_out_and_banned_before_we_hear_of_it_is_banned() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.order(OTHER).unwrap();
+    {
+        let mut world = bench.world.borrow_mut();
+        world.held.remove(&source(STRANGER));
+        world.noticed = vec![taken_out(&[STRANGER])];
+    }
+    bench.order(STRANGER).unwrap();
+    bench.engine.notice(NOW);
+    assert_eq!(bench.listed(), bench.held());
+    assert_eq!(bench.held(), [STRANGER, OTHER]);
+}
+
+#[test]
+fn one_transaction_of_somebody_elses_does_not_pass_the_limit() {
+    let mut bench = Bench::new("ban.limit = 3");
+    let many: Vec<String> = (1..=5).map(|n| format!("203.0.113.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    bench.meddle(vec![put_in(&many)]);
+    assert_eq!(bench.engine.bans().len(), 3);
+}
+
+#[test]
+fn what_somebody_takes_out_while_the_world_is_listed_is_not_adopted() {
+    let mut bench = Bench::new("");
+    assert!(bench.engine.begin_listing().is_empty());
+    bench.meddle(vec![taken_out(&[STRANGER])]);
+    bench.engine.adopt(vec![element(STRANGER)], NOW);
+    assert_eq!(bench.listed(), bench.held());
+}
+
+#[test]
+fn what_a_reloaded_table_brings_back_is_told() {
+    let mut bench = Bench::new("");
+    bench.order(OTHER).unwrap();
+    bench.meddle(vec![Meddling {
+        is_frame: true,
+        is_emptied: true,
+        ..put_in(&[STRANGER, OTHER])
+    }]);
+    assert_eq!(bench.listed(), bench.held());
+    // With the time that we know of.
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(bench.world.borrow().held[&source(OTHER)], hour);
+}
