@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -190,7 +190,14 @@ fn a_connection_to_a_trap_is_accepted_as_what_its_peer_meant() {
     for cookies in ["1", "2"] {
         std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", cookies).unwrap();
         for to in ["192.0.2.1:23", "[2001:db8::1]:1023"] {
-            let visitor = connect(to).unwrap();
+            // On a machine that is busy, one in a while is given up.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let visitor = loop {
+                match connect(to) {
+                    Ok(visitor) => break visitor,
+                    Err(cause) => assert!(Instant::now() < deadline, "{to}: {cause}"),
+                }
+            };
             let (from, to) = (visitor.local_addr().unwrap(), visitor.peer_addr().unwrap());
             let mut probes = Vec::new();
             while probes.is_empty() {
