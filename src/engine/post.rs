@@ -321,7 +321,11 @@ impl Post {
 
     fn begin(&mut self, doing: Doing, orders: Orders<'_>, now: Now, told: &mut Vec<Happened>) {
         match self.hands.begin(orders, now) {
-            Begun::Done(report) => self.done(doing, report, now, told),
+            Begun::Done(report) => {
+                self.done(doing, report, now, told);
+                // What follows from that.
+                self.go_on(now, told);
+            }
             Begun::UnderWay(under_way) => {
                 let since = Some(now.mono);
                 self.under_way = Some((Doing { since, ..doing }, under_way));
@@ -339,7 +343,8 @@ impl Post {
                 if self.absent.is_some() {
                     return;
                 }
-                self.next.spare = true;
+                // What it holds from earlier nobody has kept up: it may be over, or lifted.
+                (self.next.clear, self.next.spare) = (true, true);
                 told.push(Happened::Lost(self.name));
             }
         }
@@ -374,7 +379,8 @@ impl Post {
             if self.is_behind() {
                 self.trouble = Some(words);
                 self.differs_since.get_or_insert(now.mono);
-                self.retry_at = Some(now.mono.later(self.pause));
+                // Not later, if something is to be tried already: others may go on failing for ever.
+                self.retry_at.get_or_insert(now.mono.later(self.pause));
             }
         }
         self.settle(now, told);

@@ -20,6 +20,7 @@ use crate::respond::{self, Deed, HeldClock, Meddling, Prepared, Responder, Respo
 mod friends;
 mod handshakes;
 mod meddling;
+mod outstanding;
 mod rollup;
 mod telling;
 mod threads;
@@ -52,6 +53,8 @@ struct World {
     clockless: bool,
     /// It never bans this one.
     refuses: Option<Source>,
+    /// It cannot ban anybody in there for the time being.
+    fails_in: Option<Source>,
     /// What others have done that nobody has heard of yet.
     noticed: Vec<Meddling>,
 }
@@ -97,10 +100,19 @@ impl Responder for Fake {
                 ..respond::Error::new("fake", "it is in the way".to_owned())
             });
         }
+        let fails_in = self.0.borrow().fails_in;
+        let fails = |ban: &&&Ban| fails_in.is_some_and(|it| it.covers(ban.source.address()));
+        let (failed, made): (Vec<&Ban>, Vec<&Ban>) = bans.iter().partition(fails);
         self.act(|world| {
-            world
-                .held
-                .extend(bans.iter().map(|ban| (ban.source, ban.left(now))))
+            let made = made.iter().map(|ban| (ban.source, ban.left(now)));
+            world.held.extend(made);
+        })?;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(respond::Error {
+            sources: failed.iter().map(|ban| ban.source).collect(),
+            ..respond::Error::new("fake", "there is no room".to_owned())
         })
     }
     fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), respond::Error> {
@@ -121,6 +133,10 @@ impl Responder for Fake {
         self.act(|world| world.held.clear())
     }
     fn spare(&mut self, friends: &[IpNet]) -> Result<(), respond::Error> {
+        if self.0.borrow().broken {
+            let message = "out of order".to_owned();
+            return Err(respond::Error::new("fake", message));
+        }
         let mut spared: Vec<String> = friends.iter().map(ToString::to_string).collect();
         spared.sort();
         self.0.borrow_mut().spared = spared;
