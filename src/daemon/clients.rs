@@ -205,7 +205,7 @@ impl Daemon {
                 Answer::NotAsked => return,
                 Answer::AfterHistory { mark, lines, until } => {
                     if *mark > written {
-                        let trouble = self.engine.recorder().trouble();
+                        let trouble = self.engine.recorder().disk_trouble();
                         if trouble.is_none() && now.mono < *until {
                             return;
                         }

@@ -155,6 +155,12 @@ impl Recorder {
         self.shared.lock().trouble()
     }
 
+    /// What keeps records from the disk at present, in words: lines of the text file keep none.
+    #[must_use]
+    pub fn disk_trouble(&self) -> Option<String> {
+        self.shared.lock().disk_trouble.clone()
+    }
+
     /// How often a new file was begun because somebody moved the old one away. A new file knows no bans: whoever
     /// keeps them records them anew when this grows.
     #[must_use]

@@ -397,6 +397,24 @@ fn a_daemon_that_hangs_is_not_taken_for_one_that_bans_nobody() {
     assert_eq!(daemon.banned(), ["203.0.113.7"]);
 }
 
+#[test]
+fn a_text_file_that_takes_no_lines_is_no_failure_of_a_command() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    let text = daemon.path("history.log");
+    std::fs::remove_file(&text).expect("it is ours");
+    std::fs::create_dir(&text).expect("the directory is ours");
+    stranger.knock(at(Pair::HOST), 21..=23);
+    eventually("its trouble is told", || {
+        let troubles = daemon.json("status")["troubles"].to_string();
+        troubles.contains("history.log").then_some(())
+    });
+    for args in [["ban", "203.0.113.7"], ["unban", "203.0.113.7"]] {
+        let said = daemon.command(&args);
+        assert_eq!((said.status, said.err.as_str()), (0, ""), "{said:?}");
+    }
+}
+
 /// An unban without a daemon that fails: the status, why, and what it says to type frees the address.
 fn refused_unban(spoil: impl FnOnce(&Daemon<'_>), status: i32, why: &str) {
     let host = &Host::new("host");
