@@ -64,9 +64,10 @@ impl fmt::Display for Program {
 /// A part of a transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Something else than bans was made, changed or deleted: a chain, a rule, or what is in a set that holds no bans.
+    /// Something else than bans was made, changed or deleted: a chain, a rule, or what is in a set that holds no bans. A table or a
+    /// set that is made when it is there counts as changed.
     Frame,
-    /// The table or a set was deleted, with what was in it; or made, in place of one that was.
+    /// The table or a set was deleted, with what was in it.
     Gone,
     /// An element was added, or changed.
     Added(BanSet, Element),
@@ -81,9 +82,7 @@ const GROUP: u32 = 7;
 const SUBSYSTEM: u8 = 10;
 
 // `enum nf_tables_msg_types`, include/uapi/linux/netfilter/nf_tables.h.
-const NEW_TABLE: u8 = 0;
 const DELETED_TABLE: u8 = 2;
-const NEW_SET: u8 = 9;
 const DELETED_SET: u8 = 11;
 const NEW_ELEMENT: u8 = 12;
 const DELETED_ELEMENT: u8 = 14;
@@ -185,7 +184,7 @@ fn take(message: &[u8], table: &[u8], steps: &mut Vec<Step>) -> Option<Transacti
             let keys = decode::deleted(message).unwrap_or_default();
             steps.extend(keys.into_iter().map(|key| Step::Deleted(set, key)));
         }
-        (NEW_TABLE | DELETED_TABLE | NEW_SET | DELETED_SET, _) => note(steps, Step::Gone),
+        (DELETED_TABLE | DELETED_SET, _) => note(steps, Step::Gone),
         (NEW_ELEMENT | DELETED_ELEMENT | 0..=LAST_FRAME, _) => note(steps, Step::Frame),
         _ => {}
     }

@@ -237,3 +237,30 @@ fn a_table_that_was_saved_brings_no_ban_back_that_nobody_lists() {
     let row = last_row(&daemon, A);
     assert!(row.to_string().contains("adopted"), "{row}");
 }
+
+#[test]
+fn loading_our_table_over_itself_takes_no_bans_away() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/nft/portsentry.nft");
+    let loaded = host.command("nft").arg("-f").arg(file).status();
+    assert!(loaded.is_ok_and(|status| status.success()));
+    eventually("it is heard of", || {
+        daemon.log().contains("does no harm").then_some(())
+    });
+    assert_eq!(daemon.counter("repairs"), 0);
+    assert!(both_stand(host).is_some());
+}
+
+#[test]
+fn a_table_that_is_put_to_sleep_is_woken() {
+    let host = &Host::new("host");
+    let daemon = with_two_bans(host);
+    host.nft("add table inet portsentry { flags dormant; }");
+    eventually("it is awake", || {
+        let listed = host.nft("list table inet portsentry");
+        (!listed.contains("dormant")).then_some(())
+    });
+    assert!(both_stand(host).is_some());
+    assert_eq!(daemon.banned(), [A, B]);
+}
