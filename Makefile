@@ -5,7 +5,7 @@ PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install deb rpm demo run test test-kernel compliance distro bench deny manual
+.PHONY: help setup build install deb rpm demo run test test-kernel compliance distro bench bench-micro deny manual
 
 # Where `make install` puts things: below DESTDIR, which is not part of their names.
 PREFIX ?= /usr/local
@@ -80,8 +80,12 @@ distro: ## in a booted Debian 12 and 13: package, units, sandbox, journal, reloa
 	tests/distro/roots
 	cargo test --locked --test distro
 
-bench: setup ## measure, and print the figures: from probe to drop, replay, memory, size (as root)
-	cargo bench --locked --bench figures --bench responders
+bench: setup ## measure, beside 1.2, fail2ban and the bare kernel; prints tables, and target/bench.json (as root)
+	-tests/compliance/fetch
+	cargo bench --locked --bench figures
+
+bench-micro: ## the steps of a probe's trip, by themselves; benches/instructions counts what they take
+	cargo bench --locked --bench micro
 
 deny: ## licences, sources and advisories of what we depend on (needs cargo-deny)
 	cargo deny check

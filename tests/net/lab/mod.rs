@@ -3,7 +3,7 @@
 mod daemon;
 mod host;
 mod name_server;
-mod packets;
+pub(crate) mod packets;
 mod sandbox;
 mod surroundings;
 mod syslog;
