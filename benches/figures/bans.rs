@@ -23,7 +23,7 @@ pub(crate) fn time_to_ban(run: &Run) -> Vec<Table> {
         "time to ban: from the first SYN sent to the last datagram of its source that the host still takes",
         Unit::Time,
     );
-    let (there, missing) = Contender::there(&Contender::ALL);
+    let (there, missing) = Contender::there(&Contender::ALL, run);
     let sources = u8::try_from(SOURCES.div_ceil(run.rounds)).unwrap_or(u8::MAX);
     for _ in 0..run.rounds {
         for contender in &there {
@@ -61,7 +61,7 @@ pub(crate) fn floods(run: &Run) -> Vec<Table> {
             format!("the same floods, {what}: processor time for each probe that was not lost");
         Table::new(title, Unit::Time)
     });
-    let (there, missing) = Contender::there(&Contender::ALL);
+    let (there, missing) = Contender::there(&Contender::ALL, run);
     for _ in 0..run.rounds {
         for contender in &there {
             let (name, side) = (contender.name(), contender.side());

@@ -76,7 +76,7 @@ pub(crate) fn busy(run: &Run) -> Vec<Table> {
         Unit::Rate,
     );
     let mut datagrams = Table::new("busy server: datagrams taken a second", Unit::Rate);
-    let (peers, missing) = Contender::there(&[Contender::Nft]);
+    let (peers, missing) = Contender::there(&[Contender::Nft], run);
     let mut watchers = vec![
         Watcher::Nobody,
         Watcher::Ours("packet"),

@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 
 use nix::unistd::Pid;
 
+use crate::Run;
 use crate::lab::{Daemon, Host, Sandbox, Syslog, eventually};
 use crate::table::Side;
 
@@ -80,7 +81,11 @@ impl Contender {
     }
 
     /// Those of these that are there, and a line for each that is not.
-    pub(crate) fn there(of: &[Self]) -> (Vec<Self>, Vec<String>) {
+    pub(crate) fn there(of: &[Self], run: &Run) -> (Vec<Self>, Vec<String>) {
+        if run.ours_alone {
+            let ours = of.iter().filter(|it| it.side() == Side::Ours);
+            return (ours.copied().collect(), Vec::new());
+        }
         let mut missing = vec!["missing: PortSentry 2.x is no package of this Debian".to_owned()];
         let mut there = Vec::new();
         for contender in of {

@@ -3,6 +3,7 @@
 //!
 //!     make bench                                                    everything, half an hour
 //!     cargo bench --bench figures -- --rounds 3 floods engine       these measures, so many rounds
+//!     cargo bench --bench figures -- --ours floods                  without the peers
 //!
 //! These machines are noisy: rounds are interleaved, so that what is compared is measured within seconds, and medians and ratios are
 //! what to quote.
@@ -36,6 +37,8 @@ use table::Table;
 pub(crate) struct Run {
     /// How often each contender has its turn.
     pub(crate) rounds: usize,
+    /// Whether nobody but us is measured: for comparing two versions of ours.
+    pub(crate) ours_alone: bool,
 }
 
 type Measure = fn(&Run) -> Vec<Table>;
@@ -53,8 +56,7 @@ const MEASURES: [(&str, Measure); 9] = [
 ];
 
 fn main() {
-    let (rounds, wanted) = options();
-    let run = Run { rounds };
+    let (run, wanted) = options();
     let mut all: Vec<Value> = Vec::new();
     for (name, measure) in MEASURES {
         if !wanted.is_empty() && !wanted.iter().any(|it| it == name) {
@@ -65,21 +67,26 @@ fn main() {
             all.push(table.json());
         }
         // After each: what is measured stays, whatever becomes of the rest.
-        save(&json!({ "machine": machine(), "rounds": rounds, "measures": all }));
+        save(&json!({ "machine": machine(), "rounds": run.rounds, "measures": all }));
     }
 }
 
-/// The rounds, and the names of the measures that are wanted; none: all.
-fn options() -> (usize, Vec<String>) {
-    let (mut rounds, mut wanted) = (5, Vec::new());
+/// How, and the names of the measures that are wanted; none: all.
+fn options() -> (Run, Vec<String>) {
+    let mut wanted = Vec::new();
+    let mut run = Run {
+        rounds: 5,
+        ours_alone: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             // Of cargo's.
             "--bench" => {}
+            "--ours" => run.ours_alone = true,
             "--rounds" => {
                 let number = words.next().and_then(|number| number.parse().ok());
-                rounds = number
+                run.rounds = number
                     .filter(|number| *number > 0)
                     .expect("--rounds takes a number");
             }
@@ -94,7 +101,7 @@ fn options() -> (usize, Vec<String>) {
             }
         }
     }
-    (rounds, wanted)
+    (run, wanted)
 }
 
 fn machine() -> Value {

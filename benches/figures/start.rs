@@ -158,12 +158,15 @@ pub(crate) fn idle(run: &Run) -> Vec<Table> {
     let mut memory = Table::new("resident, idle", Unit::Bytes);
     let mut wake_ups = Table::new("wake-ups a second, idle", Unit::Rate);
     let mut processor = Table::new("processor time in a second, idle", Unit::Time);
-    let (there, missing) = Contender::there(&[
-        Contender::Packet,
-        Contender::Ip,
-        Contender::Nft,
-        Contender::Fail2ban,
-    ]);
+    let (there, missing) = Contender::there(
+        &[
+            Contender::Packet,
+            Contender::Ip,
+            Contender::Nft,
+            Contender::Fail2ban,
+        ],
+        run,
+    );
     for _ in 0..run.rounds.min(2) {
         for contender in &there {
             let cable = Cable::new(0);
