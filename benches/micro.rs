@@ -4,16 +4,17 @@
 //!     benches/instructions          instructions by callgrind, which are not: for comparing two versions
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use divan::Bencher;
 use portsentry::clock::{Mono, Now, Wall};
 use portsentry::config::{Config, Response};
 use portsentry::detect::{Detector, Scan};
+use portsentry::host::Services;
 use portsentry::nft::{BanSet, Change, Comment, Element, TableName, Timeout};
 use portsentry::policy::{Bans, judge};
-use portsentry::probe::{self, Probe};
+use portsentry::probe::{self, Probe, Protocol};
 use portsentry::source::Source;
 
 fn main() {
@@ -58,7 +59,7 @@ fn observe_new_source(bencher: Bencher<'_, '_>) {
         detector.observe(source(number), &probe, NOW.mono)
     };
     // Until the table is full.
-    for _ in 0..1 << 18 {
+    for _ in 0..1 << 17 {
         let _ = next();
     }
     bencher.bench_local(next);
@@ -87,6 +88,26 @@ fn encode_batch(bencher: Bencher<'_, '_>, bans: u32) {
         let mut change = Change::new(&table);
         change.refresh(BanSet::ADDRESSES4, black_box(&elements));
         change.finish()
+    });
+}
+
+/// Nobody listens: all that is asked of the kernel before a ban.
+#[divan::bench]
+fn ask_for_a_service(bencher: Bencher<'_, '_>) {
+    let mut services = Services::open().expect("the kernel can be asked");
+    let trap = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    bencher.bench_local(|| services.bound(Protocol::Tcp, black_box(trap)).ok());
+}
+
+#[divan::bench]
+fn ask_for_a_connection(bencher: Bencher<'_, '_>) {
+    let mut services = Services::open().expect("the kernel can be asked");
+    let trap = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let stranger = SocketAddr::from((Ipv4Addr::LOCALHOST, 2));
+    bencher.bench_local(|| {
+        services
+            .connected(Protocol::Tcp, stranger, black_box(trap))
+            .ok()
     });
 }
 
