@@ -86,7 +86,7 @@ fn encode_batch(bencher: Bencher<'_, '_>, bans: u32) {
     let elements: Vec<&Element> = elements.iter().collect();
     bencher.bench_local(|| {
         let mut change = Change::new(&table);
-        change.refresh(BanSet::ADDRESSES4, black_box(&elements));
+        change.add_new(BanSet::ADDRESSES4, black_box(&elements));
         change.finish()
     });
 }

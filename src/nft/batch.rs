@@ -15,7 +15,7 @@ use nftnl::{Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, Prot
 use nix::errno::Errno;
 
 use super::element::{Comment, Element, Wire};
-use super::ffi::{self, Statement};
+use super::ffi::{self, Statement, Verb};
 use super::friends::{FriendSet, Friends};
 use super::line::Line;
 use super::shape::{
@@ -160,34 +160,45 @@ impl Change {
     /// Adds elements that are not there. Of those that are, kernels before 6.12 change nothing, later ones the
     /// timeout but not the comment.
     pub fn add(&mut self, set: BanSet, elements: &[&Element]) {
-        self.elements(set, whole(elements), MsgType::Add);
+        self.elements(set, whole(elements), Verb::Add);
+    }
+
+    /// Adds elements that are not there. The transaction fails if one is, or if a key occurs twice: a third of a
+    /// [`refresh`](Self::refresh)'s work.
+    pub fn add_new(&mut self, set: BanSet, elements: &[&Element]) {
+        self.elements(set, whole(elements), Verb::AddNew);
     }
 
     /// Adds elements, there or not, with the timeout and the comment they have now. No key may occur twice.
     pub fn refresh(&mut self, set: BanSet, elements: &[&Element]) {
         // The same on all kernels: whatever was there is there, then gone, then new.
-        self.elements(set, keys(elements), MsgType::Add);
-        self.elements(set, keys(elements), MsgType::Del);
-        self.elements(set, whole(elements), MsgType::Add);
+        self.elements(set, keys(elements), Verb::Add);
+        self.elements(set, keys(elements), Verb::Delete);
+        self.elements(set, whole(elements), Verb::Add);
     }
 
     /// Deletes elements by their keys. The transaction fails if one is not there, or a key occurs twice.
     pub fn delete(&mut self, set: BanSet, elements: &[&Element]) {
-        self.elements(set, keys(elements), MsgType::Del);
+        self.elements(set, keys(elements), Verb::Delete);
     }
 
     /// Lets `friends` through in place of `before`, who are let through now. Whoever is in both is not touched.
     pub fn befriend(&mut self, friends: &Friends, before: &Friends) {
-        self.edges(&before.without(friends), MsgType::Del);
-        self.edges(&friends.without(before), MsgType::Add);
+        self.edges(&before.without(friends), Verb::Delete);
+        self.edges(&friends.without(before), Verb::Add);
     }
 
     /// Makes the set of the ports that are traps, and the chain that leads to the listener.
     pub fn create_traps(&mut self, traps: &Traps) {
         self.create_set_of::<PortKey>(PORT_SET, &traps.set());
         let name = c_name(PORT_SET);
-        let (edges, add) = (traps.edges(), MsgType::Add);
-        ffi::add_elements::<PortKey>(&mut self.batch, &self.table, &name, edges, add);
+        ffi::add_elements::<PortKey>(
+            &mut self.batch,
+            &self.table,
+            &name,
+            traps.edges(),
+            Verb::Add,
+        );
         self.create_chain(&traps.chain(), &traps.rules());
     }
 
@@ -197,20 +208,20 @@ impl Change {
         self.batch.finalize()
     }
 
-    fn edges(&mut self, friends: &Friends, what: MsgType) {
+    fn edges(&mut self, friends: &Friends, verb: Verb) {
         let (batch, table) = (&mut self.batch, &self.table);
         let [name4, name6] = FriendSet::ALL.map(|set| c_name(set.name()));
         let [edges4, edges6] = FriendSet::ALL.map(|set| friends.edges(set));
-        ffi::add_elements::<Ipv4Addr>(batch, table, &name4, edges4, what);
-        ffi::add_elements::<Ipv6Addr>(batch, table, &name6, edges6, what);
+        ffi::add_elements::<Ipv4Addr>(batch, table, &name4, edges4, verb);
+        ffi::add_elements::<Ipv6Addr>(batch, table, &name6, edges6, verb);
     }
 
-    fn elements(&mut self, set: BanSet, elements: impl Iterator<Item = Wire>, what: MsgType) {
+    fn elements(&mut self, set: BanSet, elements: impl Iterator<Item = Wire>, verb: Verb) {
         let (batch, table, name) = (&mut self.batch, &self.table, c_name(&set.name()));
         if set.is_ipv6() {
-            ffi::add_elements::<Ipv6Addr>(batch, table, &name, elements, what);
+            ffi::add_elements::<Ipv6Addr>(batch, table, &name, elements, verb);
         } else {
-            ffi::add_elements::<Ipv4Addr>(batch, table, &name, elements, what);
+            ffi::add_elements::<Ipv4Addr>(batch, table, &name, elements, verb);
         }
     }
 }

@@ -262,8 +262,19 @@ impl Expression for Statement<'_> {
     }
 }
 
-/// Up to [`PER_MESSAGE`] elements of a set, to be added if they are not there, or deleted.
-struct Elements<'a, K>(Set<'a, K>);
+/// What is done with elements.
+#[derive(Clone, Copy)]
+pub(super) enum Verb {
+    /// Those are added that are not there.
+    Add,
+    /// All are added; none may be there.
+    AddNew,
+    /// All are deleted; each must be there.
+    Delete,
+}
+
+/// Up to [`PER_MESSAGE`] elements of a set, and what is done with them.
+struct Elements<'a, K>(Set<'a, K>, Verb);
 
 /// Adds the messages that add these elements to the named set, or delete them from it. `K` says how long keys are;
 /// elements with others are for the kernel to refuse.
@@ -272,7 +283,7 @@ pub(super) fn add_elements<K: SetKey>(
     table: &Table,
     set_name: &CStr,
     elements: impl Iterator<Item = Wire>,
-    msg_type: MsgType,
+    verb: Verb,
 ) {
     let mut elements = elements.peekable();
     while elements.peek().is_some() {
@@ -280,7 +291,8 @@ pub(super) fn add_elements<K: SetKey>(
         for element in elements.by_ref().take(PER_MESSAGE) {
             add_element(&set, &element);
         }
-        batch.add(&Elements(set), msg_type);
+        // What is done stands in the message's own words.
+        batch.add(&Elements(set, verb), MsgType::Add);
     }
 }
 
@@ -325,10 +337,11 @@ fn add_element<K>(set: &Set<'_, K>, element: &Wire) {
 // SAFETY: at most PER_MESSAGE elements of at most 200 bytes (two 64-bit attributes, a key, a comment of 130 bytes,
 // and their headers) and two names of at most 255 are below the 64 KiB and a page of the largest message.
 unsafe impl<K> NlMsg for Elements<'_, K> {
-    unsafe fn write(&self, buf: *mut c_void, seq: u32, msg_type: MsgType) {
-        let (kind, flags) = match msg_type {
-            MsgType::Add => (NEW_ELEMENT, CREATE),
-            MsgType::Del => (DELETE_ELEMENT, 0),
+    unsafe fn write(&self, buf: *mut c_void, seq: u32, _: MsgType) {
+        let (kind, flags) = match self.1 {
+            Verb::Add => (NEW_ELEMENT, CREATE),
+            Verb::AddNew => (NEW_ELEMENT, CREATE | EXCLUSIVE),
+            Verb::Delete => (DELETE_ELEMENT, 0),
         };
         // SAFETY: `buf` has room for the largest message, by our caller's promise; a header is 20 bytes of it.
         let header = unsafe { sys::nftnl_nlmsg_build_hdr(buf.cast(), kind, INET, flags, seq) };

@@ -124,6 +124,7 @@ impl Nftables {
                 .collect();
             match how {
                 How::Add => change.add(set, &elements),
+                How::AddNew => change.add_new(set, &elements),
                 How::Refresh => change.refresh(set, &elements),
                 How::Delete => change.delete(set, &elements),
             }
@@ -265,7 +266,8 @@ impl Responder for Nftables {
         self.make_sets_for(bans)?;
         let mut failures = Failures::new("ban", bans.len());
         let entries = self.entries(bans, now, &mut failures);
-        self.put_batches(&entries, How::Refresh, BAN_BATCH, &mut failures)?;
+        // As a rule nobody is there yet. Who is, is brought up to date as `put` does it.
+        self.put_batches(&entries, How::AddNew, BAN_BATCH, &mut failures)?;
         failures.into_result(NAME)
     }
 
@@ -392,6 +394,8 @@ fn refused(entries: &[Entry], errno: Errno, failures: &mut Failures) {
 enum How {
     /// Added; what is there stays more or less as it is.
     Add,
+    /// Added; none may be there.
+    AddNew,
     /// Added, or brought up to date.
     Refresh,
     /// Deleted.
