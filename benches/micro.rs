@@ -11,7 +11,7 @@ use divan::Bencher;
 use portsentry::clock::{Mono, Now, Wall};
 use portsentry::config::{Config, Response};
 use portsentry::detect::{Detector, Scan};
-use portsentry::host::Services;
+use portsentry::host::{Link, Services};
 use portsentry::nft::{BanSet, Change, Comment, Element, TableName, Timeout};
 use portsentry::policy::{Bans, judge};
 use portsentry::probe::{self, Probe, Protocol};
@@ -91,12 +91,18 @@ fn encode_batch(bencher: Bencher<'_, '_>, bans: u32) {
     });
 }
 
-/// Nobody listens: all that is asked of the kernel before a ban.
-#[divan::bench]
-fn ask_for_a_service(bencher: Bencher<'_, '_>) {
+/// Nobody listens, on a host with few links, and on one with many (0).
+#[divan::bench(args = [2, 0])]
+fn ask_for_a_service(bencher: Bencher<'_, '_>, links: u32) {
+    let link = |index| Link {
+        index,
+        name: String::new(),
+        loopback: false,
+    };
+    let links: Vec<Link> = (1..=links).map(link).collect();
     let mut services = Services::open().expect("the kernel can be asked");
     let trap = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-    bencher.bench_local(|| services.bound(Protocol::Tcp, black_box(trap)).ok());
+    bencher.bench_local(|| services.bound(Protocol::Tcp, black_box(trap), &links).ok());
 }
 
 #[divan::bench]

@@ -267,11 +267,12 @@ impl Daemon {
 
     fn judge(&mut self, now: Now) {
         let (services, flows) = (&mut self.services, &mut self.flows);
+        let links = self.host.facts().links();
         let mut ask = |question: Question, probe: &Probe| {
             let to = SocketAddr::new(probe.dest, probe.port);
             let from = SocketAddr::new(probe.source, probe.source_port);
             match question {
-                Question::IsService => services.bound(probe.protocol, to),
+                Question::IsService => services.bound(probe.protocol, to, links),
                 Question::WasAnswered => services.connected(probe.protocol, from, to),
                 Question::IsRedirected if probe.scan_type == ScanType::Connect => {
                     flows.was_redirected(probe.protocol, from, to)

@@ -13,14 +13,14 @@ use super::inet_diag::{
     TCP_LISTEN,
 };
 use super::netlink::{Answered, Conversation};
-use super::{Error, NETLINK_SOCK_DIAG, NetlinkError};
+use super::{Error, Link, NETLINK_SOCK_DIAG, NetlinkError};
 use crate::probe::Protocol;
 
 /// Looks up who uses a port. Sees the network namespace of the thread that opened it.
 ///
-/// A single look-up by address and port finds most services. When it finds none, the sockets of that port are listed,
-/// which also finds those that the single look-up passes over: bound to an interface (`SO_BINDTODEVICE`, or a
-/// link-local address), and for UDP connected to somebody.
+/// A single look-up by address and port finds most services. It passes over those that are bound to an interface
+/// (`SO_BINDTODEVICE`, or a link-local address), and for UDP those that are connected to somebody. On a host with few links
+/// TCP is looked up on each of them; otherwise, when nothing was found, the sockets of that port are listed.
 pub struct Services {
     kernel: Conversation,
 }
@@ -33,6 +33,10 @@ struct Bound {
     port: u16,
     v6_only: bool,
 }
+
+/// Links that are looked up one by one: a list takes as long as some five look-ups, since it walks a table that is made for
+/// as many listeners as the memory could hold.
+const FEW_LINKS: usize = 4;
 
 impl Services {
     /// Opens the socket, and sees that the kernel can answer for both protocols.
@@ -52,16 +56,30 @@ impl Services {
     }
 
     /// Whether something is bound to the address and port of `at`, or to the port on all addresses. For TCP it has to
-    /// listen: connections and their remains are not services. A socket bound to one interface counts for all.
+    /// listen: connections and their remains are not services. A socket bound to one interface counts for all. `links` are
+    /// all that this host has; none: that is not known.
     ///
     /// # Errors
     /// When the kernel refuses to tell, or takes longer than a second. The next call starts afresh.
-    pub fn bound(&mut self, protocol: Protocol, at: SocketAddr) -> Result<bool, Error> {
+    pub fn bound(
+        &mut self,
+        protocol: Protocol,
+        at: SocketAddr,
+        links: &[Link],
+    ) -> Result<bool, Error> {
         // In the kernel's questions port 0 means any port.
         if at.port() == 0 {
             return Ok(false);
         }
-        Ok(self.found(protocol, at)? || self.listed(protocol, at)?)
+        if protocol == Protocol::Udp || links.is_empty() || links.len() > FEW_LINKS {
+            return Ok(self.found(protocol, at, None)? || self.listed(protocol, at)?);
+        }
+        for link in links {
+            if self.found(protocol, at, Some(link))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The ports that something is bound to, on whatever address. For TCP it has to listen.
@@ -104,14 +122,19 @@ impl Services {
         if protocol == Protocol::Udp || from.port() == 0 || at.port() == 0 {
             return Ok(false);
         }
-        self.find(protocol, at, Some(from), |bound| {
+        self.find(protocol, at, Some(from), None, |bound| {
             bound.state != TCP_LISTEN && bound.port == at.port()
         })
     }
 
-    /// Looks for the socket that would get a packet to `at` from nowhere in particular.
-    fn found(&mut self, protocol: Protocol, at: SocketAddr) -> Result<bool, Error> {
-        self.find(protocol, at, None, |bound| bound.serves(protocol, at))
+    /// Looks for the socket that would get a packet to `at` from nowhere in particular, arriving there or anywhere.
+    fn found(
+        &mut self,
+        protocol: Protocol,
+        at: SocketAddr,
+        on: Option<&Link>,
+    ) -> Result<bool, Error> {
+        self.find(protocol, at, None, on, |bound| bound.serves(protocol, at))
     }
 
     /// Looks for the one socket that would get a packet to `at`, from `from` or from nowhere in particular, and asks `is_it`.
@@ -120,6 +143,7 @@ impl Services {
         protocol: Protocol,
         at: SocketAddr,
         from: Option<SocketAddr>,
+        on: Option<&Link>,
         is_it: impl Fn(&Bound) -> bool,
     ) -> Result<bool, Error> {
         let ip = at.ip().to_canonical();
@@ -135,6 +159,9 @@ impl Services {
         }
         if let (SocketAddr::V6(v6), IpAddr::V6(_)) = (at, ip) {
             id.interface = v6.scope_id();
+        }
+        if let Some(link) = on {
+            id.interface = link.index;
         }
         let mut found = false;
         let answered = self
@@ -280,19 +307,34 @@ mod tests {
 
     #[track_caller]
     fn expect(services: &mut Services, protocol: Protocol, expected: &[(&str, bool)]) {
+        let links = links();
         for (text, bound) in expected {
-            assert_eq!(
-                services.bound(protocol, at(text)).unwrap(),
-                *bound,
-                "{protocol} {text}"
-            );
+            // By a list, and by a look-up on each link.
+            for links in [&[], links.as_slice()] {
+                assert_eq!(
+                    services.bound(protocol, at(text), links).unwrap(),
+                    *bound,
+                    "{protocol} {text}, {} links",
+                    links.len()
+                );
+            }
         }
+    }
+
+    /// Those of the lab: lo, v0 and v1.
+    fn links() -> Vec<Link> {
+        let named = |name: &str| Link {
+            index: nix::net::if_::if_nametoindex(name).unwrap(),
+            name: name.to_owned(),
+            loopback: name == "lo",
+        };
+        ["lo", "v0", "v1"].map(named).to_vec()
     }
 
     /// Waits for a socket that was closed to be gone: another test's child process may hold it open until it executes.
     #[track_caller]
     fn expect_gone(services: &mut Services, protocol: Protocol, text: &str) {
-        wait(text, || !services.bound(protocol, at(text)).unwrap());
+        wait(text, || !services.bound(protocol, at(text), &[]).unwrap());
     }
 
     fn v6(kind: Type, text: &str, only: bool) -> Socket {
@@ -427,7 +469,10 @@ mod tests {
             drop(listener);
             expect_gone(services, Tcp, "10.9.0.1:80");
             let own = client.local_addr().unwrap();
-            assert!(!services.bound(Tcp, own).unwrap(), "a client's own port");
+            assert!(
+                !services.bound(Tcp, own, &[]).unwrap(),
+                "a client's own port"
+            );
 
             drop(server);
             drop(client);
@@ -480,7 +525,7 @@ mod tests {
                 if protocol == Tcp {
                     socket.listen(1).unwrap();
                 }
-                assert!(!services.found(protocol, at("10.9.0.1:80")).unwrap());
+                assert!(!services.found(protocol, at("10.9.0.1:80"), None).unwrap());
                 expect(services, protocol, &[("10.9.0.1:80", true)]);
                 drop(socket);
                 expect_gone(services, protocol, "10.9.0.1:80");
@@ -496,7 +541,7 @@ mod tests {
             let address: Ipv6Addr = "fe80::7".parse().unwrap();
             let on_link = SocketAddr::from(SocketAddrV6::new(address, 80, 0, index));
             let _listener = TcpListener::bind(on_link).unwrap();
-            assert!(services.found(Tcp, on_link).unwrap());
+            assert!(services.found(Tcp, on_link, None).unwrap());
             expect(
                 services,
                 Tcp,
@@ -550,7 +595,11 @@ mod tests {
                 ("10.9.0.1:55", true),
                 ("[2001:db8::1]:55", true),
             ] {
-                assert_eq!(services.found(Udp, at(text)).unwrap(), found, "{text}");
+                assert_eq!(
+                    services.found(Udp, at(text), None).unwrap(),
+                    found,
+                    "{text}"
+                );
             }
         });
     }
@@ -565,8 +614,11 @@ mod tests {
             let mapped = UdpSocket::bind("[::]:4002").unwrap();
             mapped.connect("[::ffff:10.9.0.77]:53").unwrap();
             let local = v4.local_addr().unwrap();
-            assert!(!services.found(Udp, local).unwrap(), "listing is needed");
-            assert!(services.bound(Udp, local).unwrap(), "{local}");
+            assert!(
+                !services.found(Udp, local, None).unwrap(),
+                "listing is needed"
+            );
+            assert!(services.bound(Udp, local, &[]).unwrap(), "{local}");
             expect(
                 services,
                 Udp,
@@ -578,7 +630,7 @@ mod tests {
                 ],
             );
             let local = mapped.local_addr().unwrap();
-            assert!(services.bound(Udp, local).unwrap(), "{local}");
+            assert!(services.bound(Udp, local, &[]).unwrap(), "{local}");
         });
     }
 
