@@ -75,19 +75,26 @@ const WAYS: usize = 8;
 
 /// The sources that share one value of the hash.
 struct Bucket {
+    /// Another part of each slot's hash, [`NOBODY`] for those that are free: most slots need not be looked at.
+    tags: [u16; WAYS],
     slots: [Slot; WAYS],
     /// `trigger` places for each slot, of which the slot's `len` first are in use.
     marks: Box<[Mark]>,
 }
 
 /// What is known of one source.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Slot {
     source: Option<Source>,
     len: usize,
+    /// When its last probe came.
+    latest: Mono,
     /// No scan of this source is reported before this moment.
     muted_until: Option<Mono>,
 }
+
+/// The tag of no source.
+const NOBODY: u16 = 0;
 
 /// One probe, remembered.
 #[derive(Clone, Copy)]
@@ -115,14 +122,16 @@ impl Detector {
     /// While they do, every further probe is told again, until [`forget`](Self::forget) or [`mute`](Self::mute).
     pub fn observe(&mut self, source: Source, probe: &Probe, now: Mono) -> Option<Scan> {
         let rules = &self.rules;
-        let bucket = self.buckets[index(&self.key, source)]
-            .get_or_insert_with(|| Box::new(Bucket::new(rules.trigger)));
-        let way = bucket.way_of(source).unwrap_or_else(|| {
-            let way = bucket.way_to_fill(rules.trigger);
+        let (index, tag) = place(&self.key, source);
+        let bucket =
+            self.buckets[index].get_or_insert_with(|| Box::new(Bucket::new(rules.trigger)));
+        let way = bucket.way_of(source, tag).unwrap_or_else(|| {
+            let way = bucket.way_to_fill();
             self.evicted += u64::from(bucket.slots[way].source.is_some());
+            bucket.tags[way] = tag;
             bucket.slots[way] = Slot {
                 source: Some(source),
-                ..Slot::default()
+                ..Slot::FREE
             };
             way
         });
@@ -138,6 +147,7 @@ impl Detector {
             scan_type: probe.scan_type,
         };
         slot.remember(marks, mark, rules.unit);
+        slot.latest = now;
 
         let is_decoy = rules.decoys.iter().any(|range| range.contains(&probe.port));
         (slot.len >= rules.trigger || is_decoy).then(|| Scan {
@@ -150,7 +160,7 @@ impl Detector {
     /// Drops all that is known of `source`: it was banned or unbanned, and starts afresh.
     pub fn forget(&mut self, source: Source) {
         if let Some(slot) = self.slot_of(source) {
-            *slot = Slot::default();
+            *slot = Slot::FREE;
         }
     }
 
@@ -159,8 +169,8 @@ impl Detector {
         if let Some(slot) = self.slot_of(source) {
             *slot = Slot {
                 source: Some(source),
-                len: 0,
                 muted_until: Some(until),
+                ..Slot::FREE
             };
         }
     }
@@ -168,10 +178,11 @@ impl Detector {
     /// Whether scans of `source` are not reported now.
     #[must_use]
     pub fn is_muted(&self, source: Source, now: Mono) -> bool {
-        let Some(bucket) = &self.buckets[index(&self.key, source)] else {
+        let (index, tag) = place(&self.key, source);
+        let Some(bucket) = &self.buckets[index] else {
             return false;
         };
-        let slot = bucket.way_of(source).map(|way| &bucket.slots[way]);
+        let slot = bucket.way_of(source, tag).map(|way| &bucket.slots[way]);
         slot.and_then(|slot| slot.muted_until)
             .is_some_and(|until| now < until)
     }
@@ -182,8 +193,9 @@ impl Detector {
         let Rules {
             trigger, window, ..
         } = self.rules;
-        let bucket = self.buckets[index(&self.key, source)].as_ref()?;
-        let way = bucket.way_of(source)?;
+        let (index, tag) = place(&self.key, source);
+        let bucket = self.buckets[index].as_ref()?;
+        let way = bucket.way_of(source, tag)?;
         let slot = &bucket.slots[way];
         let marks = bucket.marks[way * trigger..][..slot.len].iter();
         let mut probes: Vec<Seen> = marks
@@ -216,8 +228,9 @@ impl Detector {
     }
 
     fn slot_of(&mut self, source: Source) -> Option<&mut Slot> {
-        let bucket = self.buckets[index(&self.key, source)].as_mut()?;
-        let way = bucket.way_of(source)?;
+        let (index, tag) = place(&self.key, source);
+        let bucket = self.buckets[index].as_mut()?;
+        let way = bucket.way_of(source, tag)?;
         Some(&mut bucket.slots[way])
     }
 }
@@ -233,10 +246,12 @@ impl From<&config::Detect> for Rules {
     }
 }
 
-/// The bucket of `source`.
-fn index(key: &RandomState, source: Source) -> usize {
-    let low_bits = key.hash_one(source) % BUCKETS as u64;
-    usize::try_from(low_bits).expect("a remainder below BUCKETS, which is a usize")
+/// The bucket of `source`, and its tag there.
+fn place(key: &RandomState, source: Source) -> (usize, u16) {
+    let hash = key.hash_one(source);
+    let low_bits = usize::try_from(hash % BUCKETS as u64).expect("BUCKETS is a usize");
+    let high_bits = u16::try_from(hash >> 48).expect("16 bits are left");
+    (low_bits, high_bits.max(NOBODY + 1))
 }
 
 impl Bucket {
@@ -248,30 +263,25 @@ impl Bucket {
             scan_type: ScanType::Syn,
         };
         Self {
-            slots: [Slot::default(); WAYS],
+            tags: [NOBODY; WAYS],
+            slots: [Slot::FREE; WAYS],
             marks: vec![blank; WAYS * trigger].into(),
         }
     }
 
-    fn way_of(&self, source: Source) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.source == Some(source))
+    fn way_of(&self, source: Source, tag: u16) -> Option<usize> {
+        (0..WAYS).find(|&way| self.tags[way] == tag && self.slots[way].source == Some(source))
     }
 
     /// An empty slot, or else the one to evict.
-    fn way_to_fill(&self, trigger: usize) -> usize {
+    fn way_to_fill(&self) -> usize {
         let quietness = |way: usize| {
             let slot = &self.slots[way];
-            let latest = self.marks[way * trigger..][..slot.len]
-                .iter()
-                .map(|mark| mark.at)
-                .max();
             (
                 slot.source.is_some(),
                 slot.muted_until.is_some(),
                 slot.len,
-                latest,
+                slot.latest,
             )
         };
         (0..WAYS)
@@ -288,6 +298,13 @@ impl Bucket {
 }
 
 impl Slot {
+    const FREE: Self = Self {
+        source: None,
+        len: 0,
+        latest: Mono(0),
+        muted_until: None,
+    };
+
     /// Closes the gaps that marks older than the window leave; the order does not matter.
     fn drop_old(&mut self, marks: &mut [Mark], window: Option<Duration>, now: Mono) {
         let Some(window) = window else { return };

@@ -263,7 +263,8 @@ fn is_special(source: Source) -> bool {
         }
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_multicast(),
     };
-    is_special_address || SPECIAL.iter().any(|special| source.covers(*special))
+    let holds_special = || SPECIAL.iter().any(|special| source.covers(*special));
+    is_special_address || !source.is_address() && holds_special()
 }
 
 /// An address of each special kind that a prefix may hold without beginning with one.

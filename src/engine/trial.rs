@@ -55,11 +55,13 @@ impl Engine {
         } else {
             self.counters.hits += 1;
             let source = self.source_of(probe.source);
-            if self.detector.is_muted(source, now.mono) {
-                self.again(alarm, now);
+            let Some(scan) = self.detector.observe(source, probe, now.mono) else {
+                // A look-up for nothing, where nobody wants to be told.
+                if self.config.log.repeats && self.detector.is_muted(source, now.mono) {
+                    self.again(alarm, now);
+                }
                 return None;
-            }
-            let scan = self.detector.observe(source, probe, now.mono)?;
+            };
             if self.config.has_traps() && !is_handshake(probe) {
                 self.counters.unconfirmed += 1;
                 return None;
