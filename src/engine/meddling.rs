@@ -107,7 +107,7 @@ impl Engine {
             .filter(|source| self.bans.get(*source).is_some())
             .collect();
         is_emptied |= self.is_flush(&removed);
-        if !is_frame && !is_emptied {
+        if !is_emptied {
             self.unban_by(name, removed, &by, now);
         }
         if is_frame {

@@ -134,3 +134,26 @@ fn what_a_reloaded_table_brings_back_is_told() {
     let hour = Some(Duration::from_secs(3600));
     assert_eq!(bench.world.borrow().held[&source(OTHER)], hour);
 }
+
+#[test]
+fn a_ban_without_an_end_is_missed_too() {
+    let mut bench = Bench::new("[ban]\nduration = \"ever\"\nmax = \"ever\"");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.world.borrow_mut().held.clear();
+    bench.engine.reconcile(after(60));
+    assert_eq!(bench.held(), [STRANGER]);
+    assert_eq!(bench.engine.bans().next_end(), None);
+}
+
+#[test]
+fn who_is_taken_out_beside_other_changes_is_unbanned() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.order(OTHER).unwrap();
+    bench.meddle(vec![Meddling {
+        is_frame: true,
+        ..taken_out(&[STRANGER])
+    }]);
+    assert_eq!(bench.listed(), bench.held());
+    assert_eq!(bench.held(), [OTHER]);
+}
