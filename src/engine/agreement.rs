@@ -322,8 +322,7 @@ impl Agreement {
     pub(super) fn hold(&mut self, source: Source) -> Result<bool, String> {
         let mut failure = None;
         for post in self.posts.iter_mut().filter(|post| post.is_present()) {
-            let found = post.hands().ask(PATIENCE, move |it| it.find(source));
-            match found {
+            match post.ask(PATIENCE, source) {
                 Some(Ok(Some(_))) => return Ok(true),
                 Some(Ok(None)) => {}
                 Some(Err(error)) => failure = Some(error.to_string()),
@@ -336,7 +335,7 @@ impl Agreement {
     /// Each responder, and whether it holds exactly this source right now.
     pub(super) fn look_up(&mut self, source: Source) -> Vec<(&'static str, Result<bool, String>)> {
         let ask = |post: &mut Post| {
-            let found = post.hands().ask(PATIENCE, move |it| it.find(source));
+            let found = post.ask(PATIENCE, source);
             let found = found.ok_or_else(|| "it does not answer".to_owned());
             let held = found.and_then(|found| found.map_err(|error| error.to_string()));
             (post.name, held.map(|held| held.is_some()))

@@ -244,10 +244,28 @@ impl Post {
 
     /// Waits for its thread to do what was ordered, as long as `patience`.
     pub(super) fn wait(&mut self, patience: Duration, now: Now, told: &mut Vec<Happened>) {
+        if self.hands.is_stuck() {
+            return self.collect(now, told);
+        }
         // What is under way, and what waits behind it.
         for _ in 0..2 {
             self.hear(now, told, |under_way| under_way.wait(patience / 2));
         }
+        if self.under_way.is_some() {
+            self.hands.give_up();
+        }
+    }
+
+    /// Asks it for a ban, thread or not, and waits for the answer as long as `patience`; `None`: there is none.
+    pub(super) fn ask(
+        &mut self,
+        patience: Duration,
+        source: Source,
+    ) -> Option<Result<Option<Held>, Error>> {
+        if self.hands.is_stuck() {
+            return None;
+        }
+        self.hands.ask(patience, move |it| it.find(source))
     }
 
     fn hear(

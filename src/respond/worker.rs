@@ -1,9 +1,11 @@
 //! Who does a responder's work: whoever asks, or, where it writes files or runs programs, a thread of its own.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::thread;
 use std::time::Duration;
@@ -185,7 +187,29 @@ impl Hands {
     ) -> Option<R> {
         match self {
             Self::Own(responder) => Some(work(responder.as_mut())),
-            Self::Thread(worker) => worker.begin(work).recv_timeout(patience).ok(),
+            Self::Thread(worker) => {
+                let answer = worker.begin(work).recv_timeout(patience).ok();
+                if answer.is_none() {
+                    self.give_up();
+                }
+                answer
+            }
+        }
+    }
+
+    /// Whether it was waited for in vain, and is not done yet with what it was at then. Nobody gains by waiting once more.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Thread(worker) => worker.done.load(Ordering::Acquire) < worker.given_up_at,
+        }
+    }
+
+    /// It was waited for in vain.
+    pub fn give_up(&mut self) {
+        if let Self::Thread(worker) = self {
+            worker.given_up_at = worker.begun.get();
         }
     }
 
@@ -241,6 +265,11 @@ impl UnderWay {
 pub struct Worker {
     jobs: mpsc::Sender<Job>,
     bell: Arc<EventFd>,
+    /// How many jobs it was given, and how many are over.
+    begun: Cell<u64>,
+    done: Arc<AtomicU64>,
+    /// How many it had been given when somebody last waited in vain.
+    given_up_at: u64,
 }
 
 type Job = Box<dyn FnOnce(&mut dyn Responder) + Send>;
@@ -265,6 +294,9 @@ impl Worker {
         Ok(Self {
             jobs,
             bell: Arc::clone(bell),
+            begun: Cell::new(0),
+            done: Arc::default(),
+            given_up_at: 0,
         })
     }
 
@@ -274,7 +306,11 @@ impl Worker {
         work: impl FnOnce(&mut dyn Responder) -> R + Send + 'static,
     ) -> Receiver<R> {
         let (send, reply) = mpsc::channel();
-        let ring = Ring(Arc::clone(&self.bell));
+        self.begun.set(self.begun.get() + 1);
+        let ring = Ring {
+            bell: Arc::clone(&self.bell),
+            done: Arc::clone(&self.done),
+        };
         let job = move |responder: &mut dyn Responder| {
             // In this order also when the work panics: the bell rings when there is something to receive.
             let _ring = ring;
@@ -288,12 +324,16 @@ impl Worker {
     }
 }
 
-/// Rings when it goes.
-struct Ring(Arc<EventFd>);
+/// Counts a job as done and rings when it goes.
+struct Ring {
+    bell: Arc<EventFd>,
+    done: Arc<AtomicU64>,
+}
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        self.done.fetch_add(1, Ordering::Release);
         // It can only fail when the counter is at its end, and then the descriptor is readable anyway.
-        let _ = self.0.write(1);
+        let _ = self.bell.write(1);
     }
 }

@@ -23,6 +23,8 @@ struct State {
     calls: usize,
     dies: bool,
     fails: bool,
+    /// How often it was asked for a ban.
+    asked: usize,
 }
 
 impl Gate {
@@ -81,6 +83,7 @@ impl Responder for Slow {
         })
     }
     fn find(&mut self, source: Source) -> Result<Option<Held>, respond::Error> {
+        self.act(|state| state.asked += 1)?;
         let is_held = self.0.held().contains(&source.to_string());
         Ok(is_held.then_some(Held {
             source,
@@ -260,4 +263,37 @@ fn a_thread_that_dies_is_a_trouble_and_no_success() {
     );
     assert_eq!((health[0].enforced, health[1].enforced), (1, 0));
     assert!(bench.engine.differs_since().is_some());
+}
+
+#[test]
+fn one_that_hangs_is_not_waited_for_again_and_again() {
+    let (mut bench, gate) = bench();
+    for n in 1..=9 {
+        bench.probes(&format!("203.0.113.{n}"), &[1, 2, 3], NOW);
+    }
+    for n in 1..=9 {
+        let source = format!("203.0.113.{n}").parse().unwrap();
+        let unbanned = bench.engine.unban(source, "uid 0", NOW);
+        assert_eq!(unbanned.lifted.len(), 1);
+        assert!(!unbanned.failures.is_empty());
+        let nobody = format!("198.51.100.{n}").parse().unwrap();
+        let unbanned = bench.engine.unban(nobody, "uid 0", NOW);
+        assert!(unbanned.lifted.is_empty() && !unbanned.failures.is_empty());
+    }
+    gate.set(|state| state.is_open = true);
+    let begun = Instant::now();
+    let stranger = STRANGER.parse().unwrap();
+    while !bench
+        .engine
+        .unban(stranger, "uid 0", NOW)
+        .failures
+        .is_empty()
+    {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        bench.engine.collect(NOW);
+        std::thread::yield_now();
+    }
+    assert!(gate.held().is_empty());
+    let asked = gate.state.lock().unwrap().asked;
+    assert!(asked <= 6, "{asked} times");
 }
