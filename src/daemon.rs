@@ -435,7 +435,7 @@ impl Daemon {
         self.engine.release_waiting(Now::read());
         let withdrawn = match self.engine.config().ban.on_stop {
             OnStop::Remove => self.engine.withdraw(),
-            OnStop::Keep => self.engine.withdraw_clockless(),
+            OnStop::Keep => self.engine.withdraw_clockless(Now::read()),
         };
         if let Err(failure) = withdrawn {
             error!("{failure}");

@@ -628,12 +628,12 @@ impl Engine {
         self.world.withdraw()
     }
 
-    /// As [`withdraw`](Self::withdraw), but leaves bans that end by themselves.
+    /// As [`withdraw`](Self::withdraw), but leaves bans that end by themselves, and waits until all of them stand as they should.
     ///
     /// # Errors
     /// Something is still there that nobody would end.
-    pub fn withdraw_clockless(&mut self) -> Result<(), String> {
-        self.world.withdraw_clockless()
+    pub fn withdraw_clockless(&mut self, now: Now) -> Result<(), String> {
+        self.world.withdraw_clockless(now)
     }
 
     /// Takes another configuration. Who is a friend by it is unbanned.

@@ -349,8 +349,9 @@ impl Agreement {
         self.ask_all(|responder| responder.withdraw())
     }
 
-    /// Leaves nothing that would never end by itself; what failed.
-    pub(super) fn withdraw_clockless(&mut self) -> Result<(), String> {
+    /// Leaves nothing that would never end by itself; what failed. What was ordered of the others is done.
+    pub(super) fn withdraw_clockless(&mut self, now: Now) -> Result<(), String> {
+        self.each(|post, told| post.finish(LAST_PATIENCE, now, told));
         self.ask_all(withdraw_clockless)
     }
 

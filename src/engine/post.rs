@@ -247,12 +247,17 @@ impl Post {
         if self.hands.is_stuck() {
             return self.collect(now, told);
         }
+        self.finish(patience, now, told);
+        if self.under_way.is_some() {
+            self.hands.give_up();
+        }
+    }
+
+    /// The same, also where somebody has waited in vain.
+    pub(super) fn finish(&mut self, patience: Duration, now: Now, told: &mut Vec<Happened>) {
         // What is under way, and what waits behind it.
         for _ in 0..2 {
             self.hear(now, told, |under_way| under_way.wait(patience / 2));
-        }
-        if self.under_way.is_some() {
-            self.hands.give_up();
         }
     }
 

@@ -1001,7 +1001,7 @@ fn what_somebody_took_away_is_found_also_where_another_responder_fails() {
 fn at_a_stop_what_has_no_clock_is_withdrawn_and_the_next_start_puts_it_back() {
     let mut bench = Bench::with_file("");
     bench.order(STRANGER).unwrap();
-    bench.engine.withdraw_clockless().unwrap();
+    bench.engine.withdraw_clockless(NOW).unwrap();
     assert_eq!(bench.held(), [STRANGER]);
     assert!(bench.in_file().is_empty());
     let kept = bench.engine.bans().iter().cloned().collect();

@@ -23,6 +23,7 @@ struct State {
     calls: usize,
     dies: bool,
     fails: bool,
+    has_clock: bool,
     /// How often it was asked for a ban.
     asked: usize,
 }
@@ -104,7 +105,7 @@ impl Responder for Slow {
         self.unban_all()
     }
     fn has_clock(&self) -> bool {
-        false
+        self.0.state.lock().unwrap().has_clock
     }
     fn deed(&self, ban: &Ban, _: Now) -> Deed {
         Deed::Wrappers(format!("slow: {}", ban.source))
@@ -241,7 +242,7 @@ fn the_end_of_a_ban_overtakes_its_beginning() {
     until(&mut bench, NOW, |engine| {
         engine.health()[1].trouble.is_none()
     });
-    bench.engine.withdraw_clockless().unwrap();
+    bench.engine.withdraw_clockless(NOW).unwrap();
     until(&mut bench, NOW, |engine| {
         !engine.world.is_pending(STRANGER.parse().unwrap())
     });
@@ -296,4 +297,16 @@ fn one_that_hangs_is_not_waited_for_again_and_again() {
     assert!(gate.held().is_empty());
     let asked = gate.state.lock().unwrap().asked;
     assert!(asked <= 6, "{asked} times");
+}
+
+#[test]
+fn what_was_lifted_while_it_was_busy_is_lifted_before_a_stop() {
+    let (mut bench, gate) = bench();
+    gate.set(|state| state.has_clock = true);
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.probes("203.0.113.9", &[1, 2, 3], NOW);
+    bench.engine.unban(STRANGER.parse().unwrap(), "uid 0", NOW);
+    gate.set(|state| state.is_open = true);
+    bench.engine.withdraw_clockless(NOW).unwrap();
+    assert_eq!(gate.held(), ["203.0.113.9"]);
 }
