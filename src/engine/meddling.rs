@@ -35,6 +35,10 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// Bans that are looked for at a time.
 const SAMPLE: usize = 32;
 
+/// Bans of one transaction that are looked up before they count, for something newer may have happened to them. Where a program
+/// changes more than that, it is taken at its word: to look up so many would take seconds.
+const LOOKED_UP: usize = 1000;
+
 /// An end that an admin has moved by less is the same one.
 const SAME_END: Duration = Duration::from_secs(2);
 
@@ -135,8 +139,10 @@ impl Engine {
     }
 
     fn unban_by(&mut self, name: &'static str, mut sources: Vec<Source>, by: &str, now: Now) {
-        // Who has been put in again since is banned.
-        sources.retain(|source| !matches!(self.world.find_at(name, *source), Ok(Some(_))));
+        if sources.len() <= LOOKED_UP {
+            // Who has been put in again since is banned.
+            sources.retain(|source| !matches!(self.world.find_at(name, *source), Ok(Some(_))));
+        }
         if sources.is_empty() {
             return;
         }
@@ -160,6 +166,7 @@ impl Engine {
 
     fn ban_by(&mut self, name: &'static str, added: Vec<Held>, by: &str, now: Now) {
         let mut bans = Vec::new();
+        let is_looked_up = added.len() <= LOOKED_UP;
         for told in added {
             let source = told.source;
             if told.reason == Some(Reason::Text(TEST.into())) {
@@ -182,11 +189,12 @@ impl Engine {
                 self.complaints.add(About::Limit, now.mono, words);
                 continue;
             }
-            let mut held = match self.world.find_at(name, source) {
+            let found = is_looked_up.then(|| self.world.find_at(name, source));
+            let mut held = match found {
                 // It has been taken out again since.
-                Ok(None) => continue,
-                Ok(Some(found)) => found,
-                Err(_) => told,
+                Some(Ok(None)) => continue,
+                Some(Ok(Some(found))) => found,
+                Some(Err(_)) | None => told,
             };
             held.reason
                 .get_or_insert_with(|| Reason::Text(format!("by {by}").into()));
