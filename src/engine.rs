@@ -471,7 +471,7 @@ impl Engine {
     /// Lifts every ban there is, those that stand in the world alone too.
     pub fn unban_all(&mut self, by: &str, now: Now) -> Unbanned {
         let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
-        self.world.unban_all(now);
+        self.world.unban_all(&all, now);
         self.listing_is_stale = true;
         let mut unbanned = self.have_lifted(&all, Ending::Unban, by, now);
         unbanned

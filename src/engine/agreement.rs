@@ -127,10 +127,11 @@ impl Agreement {
         });
     }
 
-    /// Lifts all bans, those that nobody here knows of too. What fails is tried again, as long as no other ban is made.
-    pub(super) fn unban_all(&mut self, now: Now) {
+    /// Lifts all bans: these, and those that nobody here knows of. What fails is tried again; what nobody knows, as long as no other
+    /// ban is made.
+    pub(super) fn unban_all(&mut self, known: &[Source], now: Now) {
         self.held_back.clear();
-        self.each(|post, told| post.unban_all(now, told));
+        self.each(|post, told| post.unban_all(known, now, told));
     }
 
     /// The time of bans is over. Responders with a clock know, the others are told. What fails is tried again.

@@ -68,6 +68,8 @@ struct Next {
     look: bool,
     spare: bool,
     clear: bool,
+    /// Whom that lifts, as far as is known.
+    cleared: Vec<Source>,
     lift: HashSet<Source>,
     put: HashMap<Source, Ban>,
     is_replay: bool,
@@ -80,6 +82,7 @@ struct Doing {
     since: Option<Mono>,
     look: bool,
     clear: bool,
+    cleared: Vec<Source>,
     lift: Vec<Source>,
     put: Vec<Source>,
 }
@@ -176,13 +179,17 @@ impl Post {
         self.settle(now, told);
     }
 
-    /// Lifts all, what nobody here knows of too.
-    pub(super) fn unban_all(&mut self, now: Now, told: &mut Vec<Happened>) {
+    /// Lifts all: these, and what nobody here knows of.
+    pub(super) fn unban_all(&mut self, known: &[Source], now: Now, told: &mut Vec<Happened>) {
         if self.absent.is_some() {
             return;
         }
+        let mut cleared = std::mem::take(&mut self.next.cleared);
+        cleared.extend(known);
+        cleared.extend(&self.next.lift);
         self.next = Next {
             clear: true,
+            cleared,
             look: self.next.look,
             spare: self.next.spare,
             ..Next::default()
@@ -317,6 +324,7 @@ impl Post {
             look,
             spare,
             clear,
+            cleared,
             lift,
             put,
             is_replay,
@@ -336,6 +344,7 @@ impl Post {
             since: None,
             look,
             clear,
+            cleared,
             lift: orders.lift.clone(),
             put: orders.put.iter().map(|ban| ban.source).collect(),
         };
@@ -376,7 +385,12 @@ impl Post {
         if doing.clear {
             self.unenforced.clear();
             self.refused.clear();
-            self.unlifted.clear();
+            if report.is_not_clear {
+                // One by one, then: all others can be tried again only while nobody is banned.
+                self.unlifted.extend(doing.cleared);
+            } else {
+                self.unlifted.clear();
+            }
         }
         for source in doing.lift.iter().chain(&doing.put) {
             self.unenforced.remove(source);

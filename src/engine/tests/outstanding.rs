@@ -64,3 +64,18 @@ fn what_is_outstanding_is_tried_again_however_often_something_else_fails() {
     }
     assert_eq!(bench.held(), [STRANGER]);
 }
+
+#[test]
+fn what_could_not_be_lifted_with_all_the_others_is_lifted_though_somebody_is_banned_since() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.order("203.0.113.8").unwrap();
+    bench.world.borrow_mut().broken = true;
+    let unbanned = bench.engine.unban_all("uid 0", NOW);
+    assert_eq!(unbanned.failures, ["fake: out of order"]);
+    bench.probes("198.51.100.9", &[1, 2, 3], NOW);
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.world.borrow_mut().broken = false;
+    bench.engine.tick(after(60));
+    assert_eq!(bench.held(), ["198.51.100.9", STRANGER]);
+}
