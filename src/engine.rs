@@ -476,7 +476,7 @@ impl Engine {
         let mut unbanned = self.have_lifted(&all, Ending::Unban, by, now);
         unbanned
             .failures
-            .extend(self.world.done_for(&all, now).err());
+            .extend(self.world.is_cleared_of(&all, now).err());
         self.follow_up(now);
         unbanned
     }

@@ -151,11 +151,23 @@ impl Agreement {
         self.obstacles(sources).map_or(Ok(()), Err)
     }
 
+    /// The same, for all that were to be lifted at once.
+    ///
+    /// # Errors
+    /// Some of them, or others that nobody here knows of, may still hold.
+    pub(super) fn is_cleared_of(&mut self, sources: &[Source], now: Now) -> Result<(), String> {
+        self.wait(now);
+        self.told_by(|post| post.obstacle_to_clearing(sources))
+            .map_or(Ok(()), Err)
+    }
+
     /// What stands between these and what was ordered for them; `None`: nothing.
     fn obstacles(&self, sources: &[Source]) -> Option<String> {
-        let obstacles: Vec<String> = (self.posts.iter())
-            .filter_map(|post| post.obstacle(sources))
-            .collect();
+        self.told_by(|post| post.obstacle(sources))
+    }
+
+    fn told_by(&self, obstacle: impl Fn(&Post) -> Option<String>) -> Option<String> {
+        let obstacles: Vec<String> = self.posts.iter().filter_map(obstacle).collect();
         (!obstacles.is_empty()).then(|| obstacles.join("; "))
     }
 

@@ -545,13 +545,19 @@ impl Post {
                 "{} has not answered yet, and is waited for",
                 self.name
             ))
-        } else if self.is_not_clear || sources.iter().any(is_stuck) {
+        } else if sources.iter().any(is_stuck) {
             self.trouble.clone()
         } else if sources.iter().any(is_refused) {
             self.last_words.clone()
         } else {
             None
         }
+    }
+
+    /// The same for all that were to be lifted at once.
+    pub(super) fn obstacle_to_clearing(&self, sources: &[Source]) -> Option<String> {
+        let is_stuck = || self.trouble.clone().filter(|_| self.is_not_clear);
+        self.obstacle(sources).or_else(is_stuck)
     }
 
     /// Why nothing is known of what is under way, if it has been for too long.

@@ -79,3 +79,21 @@ fn what_could_not_be_lifted_with_all_the_others_is_lifted_though_somebody_is_ban
     bench.engine.tick(after(60));
     assert_eq!(bench.held(), ["198.51.100.9", STRANGER]);
 }
+
+#[test]
+fn a_clearing_that_failed_once_is_no_failure_of_later_commands() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.world.borrow_mut().broken = true;
+    bench.probes("198.51.100.9", &[1, 2, 3], NOW);
+    let unbanned = bench.engine.unban_all("uid 0", NOW);
+    assert_eq!(unbanned.failures, ["fake: out of order"]);
+    bench.probes("198.51.100.9", &[1, 2, 3], NOW);
+    bench.world.borrow_mut().broken = false;
+    bench.engine.tick(after(60));
+    bench.order("203.0.113.8").unwrap();
+    let other = "203.0.113.8".parse().unwrap();
+    let unbanned = bench.engine.unban(other, "uid 0", NOW);
+    assert!(unbanned.failures.is_empty(), "{unbanned:?}");
+    assert_eq!(bench.held(), ["198.51.100.9"]);
+}
