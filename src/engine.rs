@@ -381,6 +381,7 @@ impl Engine {
     /// The source is guarded, the limit is reached, or a responder failed; then nothing has changed.
     pub fn ban(&mut self, order: Order, now: Now) -> Result<(Ban, Option<Seq>), Refusal> {
         let source = order.source;
+        self.notice(now);
         self.look_for_logins(false, now);
         let friend = self.guard.friend(source);
         if let Some(friend) = friend.filter(|friend| !order.is_forced || friend.is_for_good()) {
@@ -433,6 +434,7 @@ impl Engine {
 
     /// Lifts every ban that covers `target`, in every responder, even if one fails.
     pub fn unban(&mut self, target: Source, by: &str, now: Now) -> Unbanned {
+        self.notice(now);
         let mut found: Vec<Source> = self
             .bans
             .covering(target.address())
@@ -470,6 +472,7 @@ impl Engine {
 
     /// Lifts every ban there is, those that stand in the world alone too.
     pub fn unban_all(&mut self, by: &str, now: Now) -> Unbanned {
+        self.notice(now);
         let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
         self.world.unban_all(&all, now);
         self.listing_is_stale = true;

@@ -278,6 +278,13 @@ impl Agreement {
         });
     }
 
+    /// Those that this one does not enforce, as far as it said.
+    pub(super) fn not_in_force_at(&self, name: &str) -> HashSet<Source> {
+        let posts = self.posts.iter().filter(|post| post.name == name);
+        let missing = posts.flat_map(Post::not_in_force);
+        missing.chain(self.held_back.iter().copied()).collect()
+    }
+
     /// Makes bans real as they are by us, at this one.
     pub(super) fn ban_at(&mut self, name: &str, bans: &[&Ban], now: Now) {
         self.each(|post, told| {

@@ -88,7 +88,8 @@ impl Engine {
         self.follow_up(now);
     }
 
-    /// Others may have done something to what the responders have made.
+    /// Others may have done something to what the responders have made. Called also before we do something ourselves, which they
+    /// cannot have known of.
     pub fn notice(&mut self, now: Now) {
         for (name, meddling) in self.world.noticed() {
             self.follow(name, meddling, now);
@@ -110,7 +111,7 @@ impl Engine {
             .into_iter()
             .filter(|source| self.bans.get(*source).is_some())
             .collect();
-        is_emptied |= self.is_flush(&removed);
+        is_emptied |= self.is_flush(name, &removed, now);
         if !is_emptied {
             self.unban_by(name, removed, &by, now);
         }
@@ -126,16 +127,27 @@ impl Engine {
         }
     }
 
-    /// Whether, of all bans that stand together, at least two, none was left. A single last one may have been meant.
-    fn is_flush(&self, removed: &[Source]) -> bool {
-        let is_alike = |one: Source, other: &Source| {
-            (one.address().is_ipv4(), one.prefix_len())
+    /// Whether, of all bans that stand together, at least two, none was left. A single last one may have been meant. Those that do
+    /// not stand, or of which the kernel may have seen the end a moment before us, are none that were left.
+    fn is_flush(&self, name: &str, removed: &[Source], now: Now) -> bool {
+        let Some(first) = removed.first() else {
+            return false;
+        };
+        let is_alike = |other: &Source| {
+            (first.address().is_ipv4(), first.prefix_len())
                 == (other.address().is_ipv4(), other.prefix_len())
         };
-        removed.first().is_some_and(|first| {
-            let gone = removed.iter().filter(|it| is_alike(*first, it)).count();
-            gone >= 2 && gone == self.bans.count_like(*first)
-        })
+        if removed.iter().filter(|it| is_alike(it)).nth(1).is_none() {
+            return false;
+        }
+        let soon = now.mono.later(SAME_END);
+        let ending = self.bans.by_end(None).map(|(_, ban)| ban);
+        let ending = ending.take_while(|ban| ban.end.is_some_and(|end| end.mono <= soon));
+        let mut gone = self.world.not_in_force_at(name);
+        gone.extend(removed);
+        gone.extend(ending.map(|ban| ban.source));
+        gone.retain(|source| is_alike(source) && self.bans.get(*source).is_some());
+        gone.len() == self.bans.count_like(*first)
     }
 
     fn unban_by(&mut self, name: &'static str, mut sources: Vec<Source>, by: &str, now: Now) {

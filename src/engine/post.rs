@@ -474,6 +474,11 @@ impl Post {
             && !self.is_pending(source)
     }
 
+    /// Those that it could not make real.
+    pub(super) fn not_in_force(&self) -> impl Iterator<Item = Source> {
+        self.unenforced.iter().chain(&self.refused).copied()
+    }
+
     /// Nothing of it is in force for the time being.
     pub(super) fn is_robbed(&mut self, now: Now) {
         self.is_robbed = true;

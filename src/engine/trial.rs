@@ -16,8 +16,12 @@ impl Engine {
     /// Judges a batch of probes, and bans in one go whom it convicts: the kernel first, history after.
     pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut Ask<'_>) {
         let mut convicted = Vec::new();
+        let mut is_first = true;
         for probe in probes {
             if let Some((scan, alarm)) = self.observe(probe, now, ask) {
+                if std::mem::take(&mut is_first) {
+                    self.notice(now);
+                }
                 convicted.extend(self.convict(&scan, alarm, now));
             }
         }

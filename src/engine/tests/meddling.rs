@@ -157,3 +157,64 @@ fn who_is_taken_out_beside_other_changes_is_unbanned() {
     assert_eq!(bench.listed(), bench.held());
     assert_eq!(bench.held(), [OTHER]);
 }
+
+const SCANNER: &str = "198.51.100.9";
+
+fn three_banned() -> Bench {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.order(OTHER).unwrap();
+    bench
+}
+
+#[test]
+fn a_flush_is_one_though_somebody_was_banned_before_we_heard_of_it() {
+    let mut bench = three_banned();
+    {
+        let mut world = bench.world.borrow_mut();
+        world.held.clear();
+        world.noticed = vec![taken_out(&[STRANGER, OTHER])];
+    }
+    bench.probes(SCANNER, &[1, 2, 3], NOW);
+    bench.engine.notice(NOW);
+    assert_eq!(bench.held(), [SCANNER, STRANGER, OTHER]);
+    assert_eq!(bench.listed(), bench.held());
+}
+
+#[test]
+fn a_flush_is_one_though_the_kernel_has_just_ended_a_ban_that_we_are_about_to() {
+    let mut bench = three_banned();
+    bench.probes(SCANNER, &[1, 2, 3], NOW);
+    let end = bench.engine.bans().next_end().unwrap();
+    let almost = Now {
+        mono: Mono(end.0 - 5),
+        ..NOW
+    };
+    {
+        let mut world = bench.world.borrow_mut();
+        world.held.clear();
+        world.noticed = vec![taken_out(&[STRANGER, OTHER])];
+    }
+    bench.engine.notice(almost);
+    assert!(
+        bench.held().contains(&STRANGER.to_owned()),
+        "{:?}",
+        bench.held()
+    );
+    assert!(bench.held().contains(&OTHER.to_owned()));
+}
+
+#[test]
+fn a_flush_is_one_though_a_ban_was_not_in_force() {
+    let mut bench = three_banned();
+    bench.world.borrow_mut().broken = true;
+    bench.probes(SCANNER, &[1, 2, 3], NOW);
+    {
+        let mut world = bench.world.borrow_mut();
+        world.broken = false;
+        world.held.clear();
+        world.noticed = vec![taken_out(&[STRANGER, OTHER])];
+    }
+    bench.engine.notice(NOW);
+    assert_eq!(bench.held(), [SCANNER, STRANGER, OTHER]);
+}
