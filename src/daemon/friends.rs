@@ -36,19 +36,36 @@ impl Daemon {
     }
 }
 
+/// As often as directories are looked for again that came while the others were put under watch.
+const LOOKS: usize = 8;
+
 /// Watches the files that name the name servers, and logind's directory.
 pub(super) fn watch() -> Result<FileWatch, host::Error> {
     let sessions = Path::new(sessions::DIR);
-    let files: Vec<PathBuf> = resolvers::FILES
+    let mut files = what_is_there();
+    let mut looks = 1;
+    loop {
+        let (mut watch, _) = FileWatch::open(&files)?;
+        watch.add_dir(sessions);
+        let there_now = what_is_there();
+        // Who makes and deletes directories all the time will be heard.
+        if files == there_now || looks == LOOKS {
+            return Ok(watch);
+        }
+        files = there_now;
+        looks += 1;
+    }
+}
+
+/// The files, or what can be watched on the way to them.
+fn what_is_there() -> Vec<PathBuf> {
+    resolvers::FILES
         .iter()
         .map(Path::new)
-        .chain([sessions])
+        .chain([Path::new(sessions::DIR)])
         .filter_map(what_may_come)
         .map(Path::to_owned)
-        .collect();
-    let (mut watch, _) = FileWatch::open(&files)?;
-    watch.add_dir(sessions);
-    Ok(watch)
+        .collect()
 }
 
 /// Of a path, as much as can be watched: up to the first part that is not there.
