@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::{Engine, PROGRAMS_ALONE, Refusal};
+use super::orders::PROGRAMS_ALONE;
+use super::{Engine, Refusal};
 use crate::clock::Now;
 use crate::history::Seq;
 use crate::log;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tracing::info;
 
-use crate::clock::{Mono, Wall};
-use crate::history::TextLine;
+use super::{Engine, Errand};
+use crate::clock::{Mono, Now, Wall};
+use crate::history::{Record, TextLine};
 use crate::log::alerts::{self, Host};
 use crate::policy::{Alarm, Reason};
 use crate::respond::Deed;
@@ -44,6 +45,55 @@ pub(super) enum Outcome {
     ProgramAlone,
     /// It was dealt with before.
     Again,
+}
+
+impl Engine {
+    /// Tells of an alarm: at once, or when its source has a name.
+    pub(super) fn report(
+        &mut self,
+        alarm: Alarm,
+        reason: Option<Reason>,
+        is_first: bool,
+        outcome: Outcome,
+        now: Now,
+    ) {
+        let report = Report {
+            alarm,
+            at: now.wall,
+            reason,
+            is_first,
+            outcome,
+        };
+        let report = if self.config.history.resolve {
+            self.errands.push(Errand::Name(alarm.probe.source));
+            self.reports.wait(report, now.mono)
+        } else {
+            Some(report)
+        };
+        if let Some(report) = report {
+            self.tell(&report, None, now);
+        }
+    }
+
+    pub(super) fn tell(&mut self, report: &Report, name: Option<&str>, now: Now) {
+        let is_quiet = !self.alarms.spend(now.mono);
+        if let Some(line) = report.tell(name, is_quiet) {
+            self.record(
+                Record::Line {
+                    line,
+                    at: report.at,
+                },
+                now.mono,
+            );
+        }
+    }
+
+    /// The name of `address` has been looked up; `None`: it has none. Tells what waited for it.
+    pub fn named(&mut self, address: IpAddr, name: Option<&str>, now: Now) {
+        for report in self.reports.take(address) {
+            self.tell(&report, name, now);
+        }
+    }
 }
 
 /// Reports that wait for names.

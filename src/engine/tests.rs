@@ -5,17 +5,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::*;
 use crate::clock::Wall;
+use crate::config::ignore::IgnoreList;
 use crate::config::{self, Config, ResponderKind};
 use crate::history::{History, TextFiles};
-use crate::host::{Address, Link};
+use crate::host::{Address, Facts, Link};
+use crate::policy::{Ban, End, Origin, Reason};
 use crate::probe::Protocol;
 use crate::probe::ScanType;
-use crate::respond::{self, Deed, HeldClock, Meddling, Prepared, Responder, Responders};
+use crate::respond::{
+    self, Deed, Held, HeldClock, Holdings, Meddling, Prepared, Responder, Responders,
+};
 
 mod friends;
 mod handshakes;

@@ -1,0 +1,134 @@
+//! Bans that stood before this run: what history knows is put back, what the world holds is taken over.
+
+use std::collections::HashSet;
+
+use tracing::warn;
+
+use super::complaints::About;
+use super::{Engine, log_each, named};
+use crate::clock::{Now, Wall};
+use crate::history::{Ending, Record};
+use crate::log::banned;
+use crate::policy::{Ban, Past};
+use crate::respond::{Held, Holdings};
+use crate::source::Source;
+
+impl Engine {
+    /// Takes bans for granted that hold in the world already: for a command without a daemon.
+    pub fn know(&mut self, bans: Vec<Ban>) {
+        for ban in bans {
+            self.bans.insert(ban);
+        }
+    }
+
+    /// Puts bans back that history knows, for the time they have left; those that are friends by now end instead.
+    /// What has been decided since the start is newer than history, and stands.
+    /// Where programs alone ban, nothing is put back: what they did cannot be looked at, and may be gone. It is undone, as
+    /// far as there is a program for that, and the ban ends.
+    pub fn replay(&mut self, bans: Vec<Ban>, now: Now) {
+        if !self.world.has_responders() {
+            let sources: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
+            let unbanned = self.lift(&sources, Ending::Unban, "portsentry", now);
+            for failure in unbanned.failures {
+                self.complaints.once(About::Leftovers, || failure);
+            }
+            return;
+        }
+        let lifted = self.lifted_since_start.as_ref();
+        let is_old = |source| {
+            self.bans.get(source).is_some() || lifted.is_some_and(|lifted| lifted.contains(&source))
+        };
+        let (friends, bans): (Vec<Ban>, Vec<Ban>) = bans
+            .into_iter()
+            .filter(|ban| !is_old(ban.source))
+            .partition(|ban| self.is_guarded(ban));
+        self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
+        self.counters.replayed += bans.len() as u64;
+        let replayed: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
+        for ban in bans {
+            self.bans.insert(ban);
+        }
+        if replayed.iter().any(|source| self.is_forced(*source)) {
+            self.world.spare(&self.let_through(), now);
+        }
+        self.end_friends(friends.iter().map(|ban| ban.source).collect(), now);
+        self.follow_up(now);
+    }
+
+    /// The jobs that list what the world holds, for [`adopt`](Self::adopt), and what they may leave out.
+    #[must_use]
+    pub fn begin_listing(&mut self) -> (Vec<Holdings>, Vec<Source>) {
+        self.lifted_since_start.get_or_insert_default();
+        self.listing_is_stale = false;
+        let jobs = self.world.holdings();
+        if jobs.is_empty() {
+            return (jobs, Vec::new());
+        }
+        let known = self.bans.iter().map(|ban| ban.source).collect();
+        (jobs, known)
+    }
+
+    /// Takes over what the world holds and we do not know, as bans that somebody else made: once each, where several
+    /// responders hold it. What nobody has ended in time, because we did not run then, ends now.
+    pub fn adopt(&mut self, held: Vec<Held>, now: Now) {
+        let lifted = self.lifted_since_start.take().unwrap_or_default();
+        if std::mem::take(&mut self.listing_is_stale) {
+            return;
+        }
+        let mut seen = HashSet::new();
+        let is_news = |source| self.bans.get(source).is_none() && !lifted.contains(&source);
+        let (over, held): (Vec<Held>, Vec<Held>) = held
+            .into_iter()
+            .filter(|held| is_news(held.source))
+            .partition(|held| held.clock.is_some_and(|clock| clock.left == 0));
+        let (friends, held): (Vec<Held>, Vec<Held>) = held
+            .into_iter()
+            .filter(|held| seen.insert(held.source))
+            .partition(|held| self.guard.friend(held.source).is_some());
+        let over: Vec<Source> = over
+            .iter()
+            .map(|held| held.source)
+            .filter(|source| !seen.contains(source))
+            .collect();
+        self.world.end(&over, now);
+        let adopted: Vec<Ban> = held.into_iter().map(|held| held.into_ban(now)).collect();
+        self.counters.adopted += adopted.len() as u64;
+        log_each(&adopted, |ban| format!("adopted: {}", banned(ban)));
+        // What one responder holds, the others are to hold too, and so is that one, whatever has become of it since.
+        self.world.replay(&adopted.iter().collect::<Vec<_>>(), now);
+        for ban in adopted {
+            self.record(Record::Ban(ban.clone()), now.mono);
+            self.bans.insert(ban);
+        }
+        self.end_friends(friends.iter().map(|held| held.source).collect(), now);
+        self.follow_up(now);
+    }
+
+    /// Takes a past from history: it counts towards the length of the source's next ban. What has ended since is known already.
+    pub fn remember(&mut self, source: Source, past: Past) {
+        let known = self.bans.past(source).unwrap_or(past);
+        let past = Past {
+            count: known.count.max(past.count),
+            last_end: known.last_end.max(past.last_end),
+        };
+        self.bans.remember(source, past);
+    }
+
+    /// Forgets pasts that ended before that moment.
+    pub fn forget_before(&mut self, moment: Wall) {
+        self.bans.forget_before(moment);
+    }
+
+    /// Tells history about every running ban once more: its file was moved away, and the new one knows none.
+    pub fn record_anew(&mut self, now: Now) {
+        warn!("history: its file was moved away; the running bans go into a new one");
+        let bans: Vec<Ban> = self.bans.iter().cloned().collect();
+        for ban in bans {
+            self.record(Record::Ban(ban), now.mono);
+        }
+        let names: Vec<Record> = self.guard.names.iter().map(named::record_of).collect();
+        for name in names {
+            self.record(name, now.mono);
+        }
+    }
+}
