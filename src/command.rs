@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::config::ignore::HostName;
 use crate::control::{self, Line, MAX_IMPORT, Request, Why};
+use crate::detect::Seen;
 use crate::engine::explain::{Explanation, Standing};
 use crate::engine::{Engine, Order, Refusal, Unbanned};
 use crate::guard::Named;
@@ -213,23 +214,25 @@ pub fn explained(
             .collect(),
         bans,
         missing,
-        probes: probes
-            .iter()
-            .map(|seen| control::Seen {
-                ago: now.mono.since(seen.at).as_secs(),
-                protocol: seen.protocol.to_string(),
-                port: seen.port,
-                scan: seen.scan_type.to_string(),
-            })
-            .collect(),
+        probes: probes.iter().map(|it| seen(it, now)).collect(),
         trigger: u64::from(trigger),
         needs_handshake: known.needs_handshake,
+        unconfirmed: known.unconfirmed.iter().map(|it| seen(it, now)).collect(),
         muted: evidence
             .and_then(|it| it.muted_until)
             .map(|until| until.since(now.mono).as_secs()),
         past: known.past.map_or(0, |past| past.count),
         next: known.next_length.map(|length| length.as_secs()),
         neighbours: known.crowds.iter().map(neighbours).collect(),
+    }
+}
+
+fn seen(seen: &Seen, now: Now) -> control::Seen {
+    control::Seen {
+        ago: now.mono.since(seen.at).as_secs(),
+        protocol: seen.protocol.to_string(),
+        port: seen.port,
+        scan: seen.scan_type.to_string(),
     }
 }
 

@@ -333,9 +333,12 @@ pub struct Explained {
     pub probes: Vec<Seen>,
     /// So many make a scan.
     pub trigger: u64,
-    /// Whether the last of them must be a TCP handshake with a trap.
+    /// Whether TCP handshakes with traps alone count.
     #[serde(default)]
     pub needs_handshake: bool,
+    /// Then: its last packets that do not count, the latest first.
+    #[serde(default)]
+    pub unconfirmed: Vec<Seen>,
     /// Seconds for which its scans are not reported again; absent: they are.
     pub muted: Option<u64>,
     /// Bans that are over and count towards the next.

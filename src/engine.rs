@@ -78,6 +78,8 @@ pub struct Engine {
     /// Who is logged in; `None`: nobody can tell.
     find_logins: Option<Box<FindLogins>>,
     detector: Detector,
+    /// What anybody may have sent in that name, where handshakes alone count: for whoever asks. It displaces nothing that counts.
+    unconfirmed: Detector,
     bans: Bans,
     world: Agreement,
     recorder: Recorder,
@@ -128,6 +130,7 @@ impl Engine {
         bans.roll_up_by(&config.ban);
         Self {
             detector: Detector::new(&config.detect),
+            unconfirmed: Detector::new(&config.detect),
             config,
             guard,
             find_logins: None,

@@ -9,7 +9,7 @@ use clap::Args;
 use super::history::write_row;
 use super::{Asked, Client, Failure, ago, print};
 use crate::clock::Now;
-use crate::control::{Explained, Line, Neighbours, Request};
+use crate::control::{Explained, Line, Neighbours, Request, Seen};
 use crate::history::{History as Store, Row};
 use crate::log::span;
 
@@ -64,7 +64,6 @@ impl Explain {
 
 fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()> {
     let now = Now::read();
-    let seconds = |n| span(Duration::from_secs(n));
     writeln!(out, "{}", known.address)?;
     let is_forced = known.bans.iter().any(|ban| ban.origin == "forced");
     match &known.friend {
@@ -144,7 +143,7 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         )?;
     }
     let handshake = if known.needs_handshake {
-        ", the last of them a completed TCP handshake"
+        ", each a completed TCP handshake"
     } else {
         ""
     };
@@ -154,15 +153,13 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         known.probes.len(),
         known.trigger
     )?;
-    for seen in &known.probes {
+    write_probes(out, &known.probes)?;
+    if !known.unconfirmed.is_empty() {
         writeln!(
             out,
-            "    {} scan of {} port {}, {} ago",
-            seen.scan,
-            seen.protocol,
-            seen.port,
-            seconds(seen.ago)
+            "  packets that do not count, for anybody may have sent them in its name, the last of them:"
         )?;
+        write_probes(out, &known.unconfirmed)?;
     }
     if !rows.is_empty() {
         writeln!(out, "  history, the newest first:")?;
@@ -171,4 +168,21 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         write!(out, "    ")?;
         write_row(out, row, now.wall)
     })
+}
+
+fn write_probes(out: &mut dyn Write, probes: &[Seen]) -> io::Result<()> {
+    probes.iter().try_for_each(|seen| {
+        writeln!(
+            out,
+            "    {} scan of {} port {}, {} ago",
+            seen.scan,
+            seen.protocol,
+            seen.port,
+            seconds(seen.ago)
+        )
+    })
+}
+
+fn seconds(n: u64) -> String {
+    span(Duration::from_secs(n))
 }

@@ -152,7 +152,7 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
         if n.unconfirmed > 0 {
             writeln!(
                 out,
-                "            unconfirmed, for want of a TCP handshake: {} packets that would have completed one",
+                "            unconfirmed, for want of a TCP handshake: {} packets to traps, which count for nothing",
                 n.unconfirmed
             )?;
         }

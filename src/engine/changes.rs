@@ -13,8 +13,10 @@ use crate::source::Source;
 impl Engine {
     /// Takes another configuration. Who is a friend by it is unbanned.
     pub fn reconfigure(&mut self, config: Config, ignored: IgnoreList, now: Now) {
-        if !self.detector.follows(&config.detect) {
+        let counts_alike = self.config.has_traps() == config.has_traps();
+        if !(counts_alike && self.detector.follows(&config.detect)) {
             self.detector = Detector::new(&config.detect);
+            self.unconfirmed = Detector::new(&config.detect);
         }
         self.guard.reconfigure(&config, ignored);
         self.bans.roll_up_by(&config.ban);

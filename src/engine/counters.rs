@@ -36,7 +36,7 @@ pub struct Counters {
     /// … spared because somebody is logged in from there.
     #[serde(default)]
     pub spared_logins: u64,
-    /// Packets that would have completed a scan, and could not, because no handshake did.
+    /// Packets to traps that count for nothing, because handshakes alone do.
     #[serde(default)]
     pub unconfirmed: u64,
     /// Bans put back from history.

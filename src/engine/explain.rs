@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::clock::Now;
-use crate::detect::Evidence;
+use crate::detect::{Evidence, Seen};
 use crate::guard::Friend;
 use crate::policy::{Ban, Crowd, Past, length_of_next};
 use crate::source::Source;
@@ -21,8 +21,10 @@ pub struct Explanation {
     pub bans: Vec<Standing>,
     /// Its probes that still count; `None`: there are none.
     pub evidence: Option<Evidence>,
-    /// Whether a completed handshake has to be the last of its probes that make a scan.
+    /// Whether completed handshakes alone count.
     pub needs_handshake: bool,
+    /// Then: its last packets that do not count, because anybody may have sent them in its name.
+    pub unconfirmed: Vec<Seen>,
     /// Bans that are over and count towards the length of the next.
     pub past: Option<Past>,
     /// How long the next ban would last; `None`: for ever.
@@ -63,6 +65,8 @@ impl Engine {
             bans: bans.collect(),
             evidence: self.detector.evidence(source, now.mono),
             needs_handshake: self.config.has_traps(),
+            unconfirmed: (self.unconfirmed.evidence(source, now.mono))
+                .map_or_else(Vec::new, |evidence| evidence.probes),
             past,
             next_length: length_of_next(&self.config.ban, past, now),
         }

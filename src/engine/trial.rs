@@ -59,6 +59,11 @@ impl Engine {
         } else {
             self.counters.hits += 1;
             let source = self.source_of(probe.source);
+            if self.config.has_traps() && !is_handshake(probe) {
+                self.counters.unconfirmed += 1;
+                self.unconfirmed.observe(source, probe, now.mono);
+                return None;
+            }
             let Some(scan) = self.detector.observe(source, probe, now.mono) else {
                 // A look-up for nothing, where nobody wants to be told.
                 if self.config.log.repeats && self.detector.is_muted(source, now.mono) {
@@ -66,10 +71,6 @@ impl Engine {
                 }
                 return None;
             };
-            if self.config.has_traps() && !is_handshake(probe) {
-                self.counters.unconfirmed += 1;
-                return None;
-            }
             if !self.is_service(probe, Freshness::Now, now, ask)
                 && !self.was_answered(probe, now, ask)
             {

@@ -20,17 +20,41 @@ fn datagram(source: &str, port: u16) -> Probe {
 }
 
 #[test]
-fn packets_add_up_and_a_handshake_completes_the_scan() {
+fn handshakes_alone_count_so_that_nobody_can_shorten_the_way_for_another() {
     let mut bench = Bench::new(HANDSHAKE);
     bench.probes(STRANGER, &[1, 2, 3, 4], NOW);
+    bench.see(&[connection(STRANGER, 5), connection(STRANGER, 6)], NOW);
     assert!(bench.held().is_empty());
-    assert_eq!(bench.engine.counters.unconfirmed, 2);
+    assert_eq!(bench.engine.counters.unconfirmed, 4);
     assert_eq!(bench.engine.counters.scans, 0);
     let known = bench.engine.explain(STRANGER.parse().unwrap(), NOW);
-    assert_eq!(known.evidence.unwrap().probes.len(), 3, "they are kept");
     assert!(known.needs_handshake && known.bans.is_empty());
-    bench.see(&[connection(STRANGER, 5)], NOW);
+    assert_eq!(known.evidence.unwrap().probes.len(), 2);
+    assert_eq!(known.unconfirmed.len(), 3, "the last packets are told too");
+    bench.see(&[connection(STRANGER, 7)], NOW);
     assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn packets_displace_nobody_whose_handshakes_count() {
+    let mut bench = Bench::new(HANDSHAKE);
+    bench.see(&[connection(STRANGER, 5), connection(STRANGER, 6)], NOW);
+    for host in 1..=200_000_u32 {
+        let forged = std::net::Ipv4Addr::from(0x0b00_0000 + host).to_string();
+        bench.see(&[syn(&forged, HOST, 1)], NOW);
+    }
+    bench.see(&[connection(STRANGER, 7)], NOW);
+    assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn what_was_counted_by_other_rules_counts_no_more() {
+    let mut bench = Bench::new("");
+    bench.probes(STRANGER, &[1, 2], NOW);
+    let config = config::parse(Path::new("test.toml"), HANDSHAKE).unwrap();
+    bench.engine.reconfigure(config, IgnoreList::default(), NOW);
+    bench.see(&[connection(STRANGER, 3)], NOW);
+    assert!(bench.held().is_empty());
 }
 
 #[test]
