@@ -3,7 +3,6 @@
 //! A table of fixed size remembers the last probes of each source; whoever is friendly, which ports are services
 //! and what follows from a scan are other rooms' business. Pure: time comes in as an argument.
 
-use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -12,6 +11,10 @@ use crate::config;
 use crate::policy::{Summary, Unit};
 use crate::probe::{Probe, Protocol, ScanType};
 use crate::source::Source;
+
+mod table;
+
+use table::{Mark, Table};
 
 /// The finding that a source's probes add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +55,7 @@ pub struct Seen {
 /// The hash is keyed by chance at start, so that no stranger can choose sources that crowd out another.
 pub struct Detector {
     rules: Rules,
-    key: RandomState,
-    buckets: Box<[Option<Box<Bucket>>]>,
-    evicted: u64,
+    table: Table,
 }
 
 /// What adds up to a scan: `[detect]`, made ready for use.
@@ -66,55 +67,13 @@ struct Rules {
     decoys: Vec<RangeInclusive<u16>>,
 }
 
-/// A power of two: a hash's low bits choose the bucket.
-const BUCKETS: usize = 8192;
-
-/// Sources a bucket. When a ninth comes, the one with the least evidence makes room, the quietest among equals:
-/// a flood of sources seen once cannot push out one that has been seen twice.
-const WAYS: usize = 8;
-
-/// The sources that share one value of the hash.
-struct Bucket {
-    /// Another part of each slot's hash, [`NOBODY`] for those that are free: most slots need not be looked at.
-    tags: [u16; WAYS],
-    slots: [Slot; WAYS],
-    /// `trigger` places for each slot, of which the slot's `len` first are in use.
-    marks: Box<[Mark]>,
-}
-
-/// What is known of one source.
-#[derive(Clone, Copy)]
-struct Slot {
-    source: Option<Source>,
-    len: usize,
-    /// When its last probe came.
-    latest: Mono,
-    /// No scan of this source is reported before this moment.
-    muted_until: Option<Mono>,
-}
-
-/// The tag of no source.
-const NOBODY: u16 = 0;
-
-/// One probe, remembered.
-#[derive(Clone, Copy)]
-struct Mark {
-    at: Mono,
-    port: u16,
-    protocol: Protocol,
-    scan_type: ScanType,
-}
-
 impl Detector {
     /// A detector that has seen nothing.
     #[must_use]
     pub fn new(settings: &config::Detect) -> Self {
-        Self {
-            rules: Rules::from(settings),
-            key: RandomState::new(),
-            buckets: std::iter::repeat_with(|| None).take(BUCKETS).collect(),
-            evicted: 0,
-        }
+        let rules = Rules::from(settings);
+        let table = Table::new(rules.trigger);
+        Self { rules, table }
     }
 
     /// Counts one probe of `source`, and tells whether its probes now add up to a scan.
@@ -122,93 +81,68 @@ impl Detector {
     /// While they do, every further probe is told again, until [`forget`](Self::forget) or [`mute`](Self::mute).
     pub fn observe(&mut self, source: Source, probe: &Probe, now: Mono) -> Option<Scan> {
         let rules = &self.rules;
-        let (index, tag) = place(&self.key, source);
-        let bucket =
-            self.buckets[index].get_or_insert_with(|| Box::new(Bucket::new(rules.trigger)));
-        let way = bucket.way_of(source, tag).unwrap_or_else(|| {
-            let way = bucket.way_to_fill();
-            self.evicted += u64::from(bucket.slots[way].source.is_some());
-            bucket.tags[way] = tag;
-            bucket.slots[way] = Slot {
-                source: Some(source),
-                ..Slot::FREE
-            };
-            way
-        });
-        let (slot, marks) = bucket.parts(way, rules.trigger);
-        if slot.muted_until.is_some_and(|until| now < until) {
+        let slot = self.table.find_or_take(source);
+        if (self.table.muted_until(slot)).is_some_and(|until| now < until) {
             return None;
         }
-        slot.drop_old(marks, rules.window, now);
-        let mark = Mark {
-            at: now,
-            port: probe.port,
-            protocol: probe.protocol,
-            scan_type: probe.scan_type,
+        let counts = |mark: Mark| rules.counts(mark.at(), now);
+        let told = Mark::new(now, probe);
+        // A connection stands for its own packets too.
+        let connection = (self.table.marks(slot))
+            .find(|known| is_connection(*known) && known.is_beside(told) && counts(*known));
+        let mark = match connection {
+            Some(known) if rules.unit == Unit::Ports && !is_connection(told) => known,
+            _ => told,
         };
-        slot.remember(marks, mark, rules.unit);
-        slot.latest = now;
-
+        let replaces = |known| rules.takes_place_of(mark, known);
+        self.table.remember(slot, mark, counts, replaces);
+        let marks = self.table.marks(slot);
         let is_decoy = rules.decoys.iter().any(|range| range.contains(&probe.port));
-        (slot.len >= rules.trigger || is_decoy).then(|| Scan {
+        (marks.clone().count() >= rules.trigger || is_decoy).then(|| Scan {
             source,
             last: *probe,
-            summary: summarise(&marks[..slot.len], rules.unit, probe.port),
+            summary: summarise(marks, rules.unit, probe.port),
         })
     }
 
     /// Drops all that is known of `source`: it was banned or unbanned, and starts afresh.
     pub fn forget(&mut self, source: Source) {
-        if let Some(slot) = self.slot_of(source) {
-            *slot = Slot::FREE;
+        if let Some(slot) = self.table.find(source) {
+            self.table.free(slot);
         }
     }
 
     /// Reports no scan of `source` until then: it was told once, and nobody is banned for it.
     pub fn mute(&mut self, source: Source, until: Mono) {
-        if let Some(slot) = self.slot_of(source) {
-            *slot = Slot {
-                source: Some(source),
-                muted_until: Some(until),
-                ..Slot::FREE
-            };
+        if let Some(slot) = self.table.find(source) {
+            self.table.mute(slot, until);
         }
     }
 
     /// Whether scans of `source` are not reported now.
     #[must_use]
     pub fn is_muted(&self, source: Source, now: Mono) -> bool {
-        let (index, tag) = place(&self.key, source);
-        let Some(bucket) = &self.buckets[index] else {
-            return false;
-        };
-        let slot = bucket.way_of(source, tag).map(|way| &bucket.slots[way]);
-        slot.and_then(|slot| slot.muted_until)
+        let slot = self.table.find(source);
+        slot.and_then(|slot| self.table.muted_until(slot))
             .is_some_and(|until| now < until)
     }
 
     /// What still counts of what `source` did; `None`: nothing.
     #[must_use]
     pub fn evidence(&self, source: Source, now: Mono) -> Option<Evidence> {
-        let Rules {
-            trigger, window, ..
-        } = self.rules;
-        let (index, tag) = place(&self.key, source);
-        let bucket = self.buckets[index].as_ref()?;
-        let way = bucket.way_of(source, tag)?;
-        let slot = &bucket.slots[way];
-        let marks = bucket.marks[way * trigger..][..slot.len].iter();
+        let slot = self.table.find(source)?;
+        let marks = self.table.marks(slot);
         let mut probes: Vec<Seen> = marks
-            .filter(|mark| window.is_none_or(|window| now.since(mark.at) <= window))
+            .filter(|mark| self.rules.counts(mark.at(), now))
             .map(|mark| Seen {
-                at: mark.at,
-                protocol: mark.protocol,
-                port: mark.port,
-                scan_type: mark.scan_type,
+                at: mark.at(),
+                protocol: mark.protocol(),
+                port: mark.port(),
+                scan_type: mark.scan_type(),
             })
             .collect();
         probes.sort_by_key(|seen| std::cmp::Reverse(seen.at));
-        let muted_until = slot.muted_until.filter(|until| now < *until);
+        let muted_until = self.table.muted_until(slot).filter(|until| now < *until);
         (!probes.is_empty() || muted_until.is_some()).then_some(Evidence {
             probes,
             muted_until,
@@ -218,7 +152,7 @@ impl Detector {
     /// Sources dropped so far to make room for others.
     #[must_use]
     pub fn evicted(&self) -> u64 {
-        self.evicted
+        self.table.evicted()
     }
 
     /// Whether `settings` are what this detector goes by.
@@ -226,12 +160,18 @@ impl Detector {
     pub fn follows(&self, settings: &config::Detect) -> bool {
         self.rules == Rules::from(settings)
     }
+}
 
-    fn slot_of(&mut self, source: Source) -> Option<&mut Slot> {
-        let (index, tag) = place(&self.key, source);
-        let bucket = self.buckets[index].as_mut()?;
-        let way = bucket.way_of(source, tag)?;
-        Some(&mut bucket.slots[way])
+impl Rules {
+    /// Whether what came at that moment is within the window.
+    fn counts(&self, at: Mono, now: Mono) -> bool {
+        self.window.is_none_or(|window| now.since(at) <= window)
+    }
+
+    /// A port counts once, at its latest time. A connection takes the place of its own SYN, also where hits count.
+    fn takes_place_of(&self, mark: Mark, known: Mark) -> bool {
+        let is_own_syn = is_connection(mark) && !is_connection(known);
+        mark.is_beside(known) && (self.unit == Unit::Ports || is_own_syn)
     }
 }
 
@@ -246,116 +186,23 @@ impl From<&config::Detect> for Rules {
     }
 }
 
-/// The bucket of `source`, and its tag there.
-fn place(key: &RandomState, source: Source) -> (usize, u16) {
-    let hash = key.hash_one(source);
-    let low_bits = usize::try_from(hash % BUCKETS as u64).expect("BUCKETS is a usize");
-    let high_bits = u16::try_from(hash >> 48).expect("16 bits are left");
-    (low_bits, high_bits.max(NOBODY + 1))
-}
-
-impl Bucket {
-    fn new(trigger: usize) -> Self {
-        let blank = Mark {
-            at: Mono(0),
-            port: 0,
-            protocol: Protocol::Tcp,
-            scan_type: ScanType::Syn,
-        };
-        Self {
-            tags: [NOBODY; WAYS],
-            slots: [Slot::FREE; WAYS],
-            marks: vec![blank; WAYS * trigger].into(),
-        }
-    }
-
-    fn way_of(&self, source: Source, tag: u16) -> Option<usize> {
-        (0..WAYS).find(|&way| self.tags[way] == tag && self.slots[way].source == Some(source))
-    }
-
-    /// An empty slot, or else the one to evict.
-    fn way_to_fill(&self) -> usize {
-        let quietness = |way: usize| {
-            let slot = &self.slots[way];
-            (
-                slot.source.is_some(),
-                slot.muted_until.is_some(),
-                slot.len,
-                slot.latest,
-            )
-        };
-        (0..WAYS)
-            .min_by_key(|&way| quietness(way))
-            .expect("WAYS is not zero")
-    }
-
-    fn parts(&mut self, way: usize, trigger: usize) -> (&mut Slot, &mut [Mark]) {
-        (
-            &mut self.slots[way],
-            &mut self.marks[way * trigger..][..trigger],
-        )
-    }
-}
-
-impl Slot {
-    const FREE: Self = Self {
-        source: None,
-        len: 0,
-        latest: Mono(0),
-        muted_until: None,
-    };
-
-    /// Closes the gaps that marks older than the window leave; the order does not matter.
-    fn drop_old(&mut self, marks: &mut [Mark], window: Option<Duration>, now: Mono) {
-        let Some(window) = window else { return };
-        let mut way = 0;
-        while way < self.len {
-            if now.since(marks[way].at) > window {
-                self.len -= 1;
-                marks[way] = marks[self.len];
-            } else {
-                way += 1;
-            }
-        }
-    }
-
-    /// A port counts once, at its latest time; when all places are taken, the oldest makes room. A connection takes the place of
-    /// its own SYN, also where hits count, and a packet does not take that of a connection.
-    fn remember(&mut self, marks: &mut [Mark], mark: Mark, unit: Unit) {
-        let known = &marks[..self.len];
-        let is_connection = |mark: &Mark| mark.scan_type == ScanType::Connect;
-        let same = |known: &Mark| {
-            (known.port, known.protocol) == (mark.port, mark.protocol)
-                && (unit == Unit::Ports || is_connection(&mark) && !is_connection(known))
-        };
-        let place = match known.iter().position(same) {
-            Some(place) if is_connection(&known[place]) && !is_connection(&mark) => return,
-            Some(place) => place,
-            None if self.len < marks.len() => {
-                self.len += 1;
-                self.len - 1
-            }
-            None => (0..self.len)
-                .min_by_key(|&place| known[place].at)
-                .unwrap_or(0),
-        };
-        marks[place] = mark;
-    }
+fn is_connection(mark: Mark) -> bool {
+    mark.scan_type() == ScanType::Connect
 }
 
 /// What the marks have in common.
-fn summarise(marks: &[Mark], unit: Unit, last_port: u16) -> Summary {
-    let first = marks.first();
+fn summarise(marks: impl Iterator<Item = Mark> + Clone, unit: Unit, last_port: u16) -> Summary {
+    let first = marks.clone().next();
     let shared_type = first
-        .map(|m| m.scan_type)
-        .filter(|&t| marks.iter().all(|m| m.scan_type == t));
+        .map(Mark::scan_type)
+        .filter(|&it| marks.clone().all(|mark| mark.scan_type() == it));
     let shared_protocol = first
-        .map(|m| m.protocol)
-        .filter(|&p| marks.iter().all(|m| m.protocol == p));
+        .map(Mark::protocol)
+        .filter(|&it| marks.clone().all(|mark| mark.protocol() == it));
     Summary {
         scan_type: shared_type,
         protocol: shared_protocol,
-        count: u16::try_from(marks.len()).unwrap_or(u16::MAX),
+        count: u16::try_from(marks.count()).unwrap_or(u16::MAX),
         unit,
         last_port,
     }
@@ -363,6 +210,7 @@ fn summarise(marks: &[Mark], unit: Unit, last_port: u16) -> Summary {
 
 #[cfg(test)]
 mod tests {
+    use super::table::{BUCKETS, WAYS};
     use super::*;
     use crate::config::Config;
 
@@ -548,8 +396,8 @@ mod tests {
         let scanner = source(1 << 24);
         detector.observe(scanner, &syn(1), T0);
         detector.observe(scanner, &syn(2), T0);
-        for n in 0..(4 * BUCKETS * WAYS) {
-            detector.observe(source(u32::try_from(n).unwrap()), &syn(1), seconds(1));
+        for n in 0..u32::try_from(4 * BUCKETS * WAYS).unwrap() {
+            detector.observe(source(n), &syn(1), seconds(1));
         }
         assert!(detector.evicted() > 0);
         assert!(detector.observe(scanner, &syn(3), seconds(2)).is_some());

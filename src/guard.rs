@@ -175,7 +175,7 @@ impl Guard {
             IpAddr::V6(_) => self.ipv6_prefix,
         };
         let prefix = Source::prefix(alone.address(), length);
-        if self.may_be_wide(prefix) {
+        if prefix != alone && self.may_be_wide(prefix) {
             prefix
         } else {
             alone

@@ -2,7 +2,6 @@
 //!
 //! Pure but for [`list`]. When to ask is for `host`; what to make of it for `guard`.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -22,7 +21,8 @@ use super::{Error, NetlinkError};
 pub struct Facts {
     addresses: Vec<Address>,
     links: Vec<Link>,
-    own: HashSet<IpAddr>,
+    /// Sorted.
+    own: Vec<IpAddr>,
     local: Vec<IpNet>,
     on_link: Vec<IpNet>,
     gateways: Vec<Gateway>,
@@ -76,7 +76,8 @@ impl Facts {
         addresses.dedup();
         links.sort_unstable();
         links.dedup();
-        let own = addresses.iter().map(|address| address.ip).collect();
+        let mut own: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+        own.dedup();
 
         let is_loopback = |index| {
             links
@@ -123,7 +124,8 @@ impl Facts {
     #[must_use]
     pub fn is_own(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.own.contains(&address) || self.local.iter().any(|net| net.contains(&address))
+        self.own.binary_search(&address).is_ok()
+            || self.local.iter().any(|net| net.contains(&address))
     }
 
     /// Every unicast address, sorted.
