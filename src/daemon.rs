@@ -135,6 +135,9 @@ enum Token {
     Client(u64),
 }
 
+/// Callers taken in at a time: far fewer than may talk to us at once, so that each is heard before it has to make room.
+const CALLERS: usize = 16;
+
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 32;
 
@@ -176,8 +179,9 @@ impl Daemon {
             }
             self.engine.tick(now);
             self.run_errands(now);
-            self.clients.drop_idle(now.mono);
+            self.engine.counters.hung_up += self.clients.drop_idle(now.mono);
             self.history_moves(now);
+            self.next_turn(now);
             self.catch_up(now)?;
         }
         Ok(())
@@ -286,10 +290,10 @@ impl Daemon {
     }
 
     fn accept(&mut self, now: Now) -> Result<(), Error> {
-        loop {
+        for _ in 0..CALLERS {
             match self.server.accept() {
-                Ok(Some(client)) if !self.clients.has_room() => drop(client),
                 Ok(Some(client)) => {
+                    self.engine.counters.hung_up += self.clients.make_room();
                     let id = self.clients.add(client, now.mono);
                     let fd = self.clients.fd(id).expect("it was added the line above");
                     let event = EpollEvent::new(CLIENT_FLAGS, Token::Client(id).data());
@@ -311,6 +315,7 @@ impl Daemon {
                 }
             }
         }
+        Ok(())
     }
 
     /// Does what was put off until now.

@@ -163,6 +163,13 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
                 n.rolled_up
             )?;
         }
+        if n.hung_up > 0 {
+            writeln!(
+                out,
+                "  callers   {} hung up on, who neither asked nor read",
+                n.hung_up
+            )?;
+        }
         for trouble in &status.troubles {
             writeln!(out, "  trouble   {trouble}")?;
         }

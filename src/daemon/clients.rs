@@ -1,6 +1,6 @@
 //! Commands over the control socket: whose turn it is, and what each is answered.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -13,27 +13,32 @@ use crate::control::{Client, Line, Request, Step};
 use crate::history::Seq;
 use crate::policy::Place;
 
-/// Clients at once, holders of leases not counted; beyond it, the next is hung up on.
+/// Clients at once, holders of leases not counted; beyond it, who dawdles makes room for the next.
 const MAX_CLIENTS: usize = 64;
 
-/// A client that neither asks nor reads for so long is hung up on.
+/// A client that does not ask within this time, or does not read for so long, is hung up on.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// How long an answer waits for history, within the client's patience for an ordinary job and for one it was told is long.
 const HISTORY_TAKES: Duration = Duration::from_secs(1);
 const LONG_JOB_TAKES: Duration = Duration::from_secs(30);
 
+/// Bans that are listed for one client before it is everybody else's turn: a few milliseconds' work at most.
+const LISTED_A_TURN: usize = 512;
+
 /// Those who are being answered, by a number of their own.
 #[derive(Default)]
 pub(super) struct Clients {
     talking: HashMap<u64, Conversation>,
+    /// Those who are to be sent more of a list, each in its turn.
+    turns: VecDeque<u64>,
     next: u64,
 }
 
 struct Conversation {
     client: Client,
     answer: Answer,
-    /// When something last moved.
+    /// When it came, or, once it has asked, when something last moved.
     moved: Mono,
 }
 
@@ -56,9 +61,21 @@ enum Answer {
 }
 
 impl Clients {
-    /// Whether one more may come in.
-    pub(super) fn has_room(&self) -> bool {
-        self.talking.len() - self.leases().count() < MAX_CLIENTS
+    /// Makes room for one more: hangs up on somebody if need be, on those first who have not asked, and then on who has dawdled
+    /// longest. So whoever asks at once is answered, however many others sit there. How many were hung up on.
+    pub(super) fn make_room(&mut self) -> u64 {
+        if self.talking.len() - self.leases().count() < MAX_CLIENTS {
+            return 0;
+        }
+        let dawdles = |it: &Conversation| !matches!(it.answer, Answer::Leased(_));
+        let first = (self.talking.iter())
+            .filter(|(_, it)| dawdles(it))
+            .min_by_key(|(id, it)| (it.patience(), it.moved, **id));
+        let first = first.map(|(id, _)| *id);
+        first.map_or(0, |id| {
+            self.talking.remove(&id);
+            1
+        })
     }
 
     /// Who holds leases: its process, and the modes.
@@ -98,21 +115,32 @@ impl Clients {
             .map(|conversation| conversation.client.as_fd())
     }
 
+    /// Has it wait for its turn.
+    fn queue(&mut self, id: u64) {
+        if !self.turns.contains(&id) {
+            self.turns.push_back(id);
+        }
+    }
+
     /// Hangs up on this one.
     pub(super) fn remove(&mut self, id: u64) {
         self.talking.remove(&id);
     }
 
-    /// When the next client is hung up on, or answered without history, if nothing moves.
+    /// When the next client is hung up on, or answered without history, if nothing moves; at once where one waits for its turn.
     pub(super) fn next_deadline(&self) -> Option<Mono> {
+        if !self.turns.is_empty() {
+            return Some(Mono(0));
+        }
         self.talking
             .values()
             .filter_map(Conversation::deadline)
             .min()
     }
 
-    /// Hangs up on those who dawdle.
-    pub(super) fn drop_idle(&mut self, now: Mono) {
+    /// Hangs up on those who dawdle. How many that were.
+    pub(super) fn drop_idle(&mut self, now: Mono) -> u64 {
+        let before = self.talking.len();
         let waits_for_us = |conversation: &Conversation| {
             matches!(conversation.answer, Answer::AfterHistory { .. })
         };
@@ -120,6 +148,7 @@ impl Clients {
             let deadline = conversation.deadline();
             waits_for_us(conversation) || deadline.is_none_or(|deadline| now < deadline)
         });
+        u64::try_from(before - self.talking.len()).unwrap_or(u64::MAX)
     }
 
     fn waiting_for_history(&self) -> Vec<u64> {
@@ -135,6 +164,15 @@ impl Clients {
 }
 
 impl Conversation {
+    /// Who has asked for nothing is hung up on first, who has done something last.
+    fn patience(&self) -> u8 {
+        match self.answer {
+            Answer::NotAsked => 0,
+            Answer::Listing(_) | Answer::Complete => 1,
+            Answer::AfterHistory { .. } | Answer::Leased(_) => 2,
+        }
+    }
+
     fn deadline(&self) -> Option<Mono> {
         match self.answer {
             Answer::AfterHistory { until, .. } => Some(until),
@@ -159,7 +197,9 @@ impl Daemon {
         let Some(conversation) = self.clients.talking.get_mut(&id) else {
             return Ok(());
         };
-        conversation.moved = now.mono;
+        if !matches!(conversation.answer, Answer::NotAsked) {
+            conversation.moved = now.mono;
+        }
         if matches!(conversation.answer, Answer::Leased(_)) && conversation.is_over() {
             let pid = conversation.client.pid;
             self.clients.remove(id);
@@ -180,10 +220,21 @@ impl Daemon {
             };
             if let Some(conversation) = self.clients.talking.get_mut(&id) {
                 conversation.answer = answer;
+                conversation.moved = now.mono;
             }
         }
-        self.send(id, now);
+        match self.clients.talking.get(&id).map(|it| &it.answer) {
+            Some(Answer::Listing(_)) => self.clients.queue(id),
+            _ => self.send(id, now),
+        }
         Ok(())
+    }
+
+    /// Goes on with the list of who waits for that longest.
+    pub(super) fn next_turn(&mut self, now: Now) {
+        if let Some(id) = self.clients.turns.pop_front() {
+            self.send(id, now);
+        }
     }
 
     /// History may have written on, or not for too long: answer those who wait for it.
@@ -193,14 +244,19 @@ impl Daemon {
         }
     }
 
-    /// Sends client `id` what it takes now; when that was all, hangs up.
+    /// Sends client `id` what it takes now, of a list no more than is its turn; when that was all, hangs up.
     fn send(&mut self, id: u64, now: Now) {
         let written = self.engine.recorder().written();
         let Some(conversation) = self.clients.talking.get_mut(&id) else {
             return;
         };
-        let Conversation { client, answer, .. } = conversation;
+        let Conversation {
+            client,
+            answer,
+            moved,
+        } = conversation;
         loop {
+            let mut is_turn_over = false;
             match answer {
                 Answer::NotAsked => return,
                 Answer::AfterHistory { mark, lines, until } => {
@@ -217,7 +273,11 @@ impl Daemon {
                 }
                 Answer::Listing(listed) => {
                     let mut bans = self.engine.bans().by_end(*listed);
-                    while client.has_room() {
+                    is_turn_over = true;
+                    for _ in 0..LISTED_A_TURN {
+                        if !client.has_room() {
+                            break;
+                        }
                         let Some((place, ban)) = bans.next() else {
                             client.push(&Line::Done);
                             *answer = Answer::Complete;
@@ -236,6 +296,11 @@ impl Daemon {
             }
             match client.flush() {
                 Ok(true) if matches!(answer, Answer::Complete) => break,
+                Ok(true) if is_turn_over => {
+                    *moved = now.mono;
+                    self.clients.queue(id);
+                    return;
+                }
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(_) => break,
@@ -371,11 +436,12 @@ mod tests {
         clients.talking.get_mut(&holder).unwrap().answer = lease;
         assert_eq!(clients.next_deadline(), None);
         for _ in 0..MAX_CLIENTS {
-            assert!(clients.has_room());
+            assert_eq!(clients.make_room(), 0);
             call(&mut clients);
         }
-        assert!(!clients.has_room());
-        clients.drop_idle(Mono(0).later(IDLE));
+        assert_eq!(clients.make_room(), 1);
+        let left = u64::try_from(MAX_CLIENTS - 1).unwrap();
+        assert_eq!(clients.drop_idle(Mono(0).later(IDLE)), left);
         let pid = std::process::id();
         assert_eq!(clients.leases().collect::<Vec<_>>(), [(pid, &atcp)]);
         assert_eq!(clients.talking.len(), 1);

@@ -47,6 +47,9 @@ pub struct Counters {
     pub repairs: u64,
     /// Times the kernel could not be asked about a port; the probe was spared.
     pub unanswered: u64,
+    /// Programs at the control socket that were hung up on, because they neither asked nor read.
+    #[serde(default)]
+    pub hung_up: u64,
     /// Records that history had no room for.
     pub unrecorded: u64,
 }

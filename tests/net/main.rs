@@ -73,6 +73,9 @@ mod restart;
 /// `ban` and `unban`, with and without a daemon.
 mod commands;
 
+/// Those who fill the control socket.
+mod callers;
+
 /// `import` and `export`: many bans at once.
 mod lists;
 
