@@ -30,7 +30,7 @@ build: ## target/release/portsentry
 install: ## what `make build` has made and all that goes with it, to PREFIX (/usr/local) below DESTDIR; keeps a configuration
 	@test -x $(PROGRAM) || { echo 'make install: $(PROGRAM) is missing: run make build first' >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/sbin/portsentry
-	install -D -m 644 -t $(SHARE)/portsentry nft/portsentry.nft config/portsentry.toml
+	install -D -m 644 -t $(SHARE)/portsentry nft/portsentry.nft config/portsentry.toml packaging/licences.txt
 	install -D -m 644 -t $(SHARE)/portsentry/drop-ins packaging/systemd/examples/*.conf
 	install -D -m 644 -t $(SHARE)/man/man8 packaging/man/*.8
 	install -D -m 644 -t $(SHARE)/man/man5 packaging/man/*.5
@@ -90,5 +90,5 @@ bench-micro: ## the steps of a probe's trip, by themselves; benches/instructions
 deny: ## licences, sources and advisories of what we depend on (needs cargo-deny)
 	cargo deny check
 
-manual: ## write packaging/man and packaging/completions anew, after a flag or a key has changed
+manual: ## write packaging/man, packaging/completions and packaging/licences.txt anew, after a flag, a key or a library has changed
 	PORTSENTRY_MANUAL=write cargo test --locked --test manual

@@ -1,5 +1,5 @@
-//! The manual pages in packaging/man and the completions in packaging/completions: what they are made of, and that they are up to
-//! date. They are committed, so that whoever builds a package needs neither the tools that make them nor a program that runs on
+//! The manual pages in packaging/man, the completions in packaging/completions and the licences of what is linked: what they are
+//! made of, and that they are up to date. They are committed, so that whoever builds a package needs neither the tools that make them nor a program that runs on
 //! the machine that builds.
 //!
 //!     make manual        writes them anew
@@ -9,6 +9,7 @@
 
 mod command;
 mod configuration;
+mod licences;
 mod roff;
 
 use std::env;
@@ -23,11 +24,12 @@ struct Made {
     text: String,
 }
 
-fn all() -> [Made; 5] {
+fn all() -> [Made; 6] {
     let made = |path, text| Made { path, text };
     [
         made("packaging/man/portsentry.8", command::page()),
         made("packaging/man/portsentry.toml.5", configuration::page()),
+        made("packaging/licences.txt", licences::page()),
         made(
             "packaging/completions/portsentry.bash",
             completions(Shell::Bash),
@@ -57,7 +59,7 @@ fn in_tree(path: &str) -> PathBuf {
 
 /// With PORTSENTRY_MANUAL=write it makes them so.
 #[test]
-fn the_manual_and_the_completions_are_those_of_this_program() {
+fn the_manual_the_completions_and_the_licences_are_those_of_this_program() {
     let writes = env::var_os("PORTSENTRY_MANUAL").is_some_and(|value| value == "write");
     for Made { path, text } in all() {
         if writes {
