@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use crate::clock::Wall;
@@ -33,9 +34,8 @@ pub use text::{TextFiles, TextLine};
 /// The open file. One process has it open for writing, and holds the [`StateLock`]; any number may read meanwhile.
 pub struct History {
     connection: Connection,
-    /// Symbolic links resolved: the name beside which SQLite puts its `-wal` and `-shm`.
-    path: PathBuf,
-    identity: file::Identity,
+    /// After the connection, for it goes later.
+    claim: file::Claim,
     /// Whether a commit waits for the disk, as the connection stands now.
     waits: bool,
 }
@@ -69,6 +69,13 @@ pub enum Record {
         name: Box<str>,
         /// Its addresses.
         addresses: Vec<IpAddr>,
+    },
+    /// The wall clock has moved, by so many milliseconds, while time went on as ever: bans that ran keep what they have left.
+    ClockMoved {
+        /// What it showed before.
+        before: Wall,
+        /// By how much, either way.
+        by: i64,
     },
     /// The end of a ban before its time. A source whose newest ban has ended in another way is no error.
     End {
@@ -140,17 +147,10 @@ impl History {
     /// # Errors
     /// When the file is not a sound history of a version we know (it is left untouched), or cannot be written.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let (connection, path) = file::open(path)?;
-        let identity = file::Identity::of(&path).map_err(|cause| Error::Place {
-            step: "look at",
-            path: path.clone(),
-            cause,
-            remedy: "it was there a moment ago",
-        })?;
+        let (connection, claim) = file::open(path)?;
         let mut history = Self {
             connection,
-            path,
-            identity,
+            claim,
             waits: true,
         };
         history.wait_for_disk(false)?;
@@ -162,14 +162,10 @@ impl History {
     /// # Errors
     /// When the file is not a history of a version we know, or cannot be read.
     pub fn open_read_only(path: &Path) -> Result<Option<Self>, Error> {
-        let Some((connection, path)) = file::open_read_only(path)? else {
-            return Ok(None);
-        };
-        let identity = file::Identity::of(&path).unwrap_or_default();
-        Ok(Some(Self {
+        let opened = file::open_read_only(path)?;
+        Ok(opened.map(|(connection, claim)| Self {
             connection,
-            path,
-            identity,
+            claim,
             waits: false,
         }))
     }
@@ -199,7 +195,7 @@ impl History {
     /// # Errors
     /// When the file cannot be written; then it has what it had.
     pub fn remember_sites(&mut self, sites: &[Site]) -> Result<(), Error> {
-        let path = self.path.clone();
+        let path = self.claim.path.clone();
         let mut remember = || {
             let transaction = self.connection.transaction()?;
             transaction.execute("DELETE FROM site", [])?;
@@ -219,13 +215,21 @@ impl History {
     /// The file, symbolic links resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.claim.path
     }
 
     /// Whether the file was moved away or replaced since it was opened, so that what is written now is lost.
     #[must_use]
     pub fn was_moved(&self) -> bool {
-        file::Identity::of(&self.path).map_or(true, |identity| identity != self.identity)
+        self.claim.is_void()
+    }
+
+    /// Looks whether the file still is a history. Not at all of its pages: SQLite does that as it comes to them.
+    ///
+    /// # Errors
+    /// Somebody has emptied or overwritten it.
+    pub fn check(&self) -> Result<(), Error> {
+        self.claim.check()
     }
 
     /// Adds `records` in this order, all or none. Afterwards they survive the end of this process in any manner; if an
@@ -237,11 +241,16 @@ impl History {
         let promised =
             |record: &Record| matches!(record, Record::End { how, .. } if how.is_asked());
         self.wait_for_disk(records.iter().any(promised))?;
-        let path = &self.path;
-        let failed = |cause| Error::Sqlite {
-            step: "write to",
-            path: path.clone(),
-            cause,
+        let path = &self.claim.path;
+        let failed = |cause: rusqlite::Error| match cause.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                file::damaged(path, &cause)
+            }
+            _ => Error::Sqlite {
+                step: "write to",
+                path: path.clone(),
+                cause,
+            },
         };
         let transaction = self
             .connection
@@ -259,7 +268,7 @@ impl History {
     /// # Errors
     /// When this step deleted nothing.
     pub fn prune(&mut self, before: Wall, from: i64) -> Result<Option<i64>, Error> {
-        let path = &self.path;
+        let path = &self.claim.path;
         let failed = |cause| Error::Sqlite {
             step: "prune",
             path: path.clone(),
@@ -297,13 +306,24 @@ impl History {
         Ok(())
     }
 
-    /// Closes a file that [`was_moved`](Self::was_moved), with all that was written in it: SQLite would leave that in a
+    /// Closes a file that [`was_moved`](Self::was_moved), with all that was written in it unless it is damaged: SQLite would leave that in a
     /// `-wal` of the old name, where the next file's opening deletes it.
     fn close_moved(self) {
+        let setting = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if self.connection.db_config(setting) == Ok(true) {
+            return;
+        }
         // On an error, there is nothing better to do.
         let _ = self
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
+    /// Has a damaged file closed as it is: somebody may want to rescue what is in it.
+    fn leave_as_it_is(&self) {
+        let setting = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        // On an error, it is closed as any other.
+        let _ = self.connection.set_db_config(setting, true);
     }
 
     /// Makes commits wait for the disk, or not. Without it, a power failure (and nothing less) can take back the last
@@ -322,7 +342,7 @@ impl History {
     fn failed(&self, step: &'static str, cause: rusqlite::Error) -> Error {
         Error::Sqlite {
             step,
-            path: self.path.clone(),
+            path: self.claim.path.clone(),
             cause,
         }
     }
@@ -353,6 +373,15 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
             )
         }
         Record::Line { .. } => return Ok(()),
+        Record::ClockMoved { before, by } => {
+            transaction
+                .prepare_cached(
+                    "UPDATE ban SET started = started + ?2, ends = ends + ?2
+                     WHERE response = 'ban' AND ended IS NULL AND ends > ?1",
+                )?
+                .execute(params![before.0, by])?;
+            return Ok(());
+        }
         Record::Name { name, addresses } => return names::write(transaction, name, addresses),
         Record::Scan { source, reason, at } => {
             (*source, reason, Origin::Scan, Response::Log, *at, None)
@@ -394,6 +423,9 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
 fn hint(cause: &rusqlite::Error) -> &'static str {
     match cause.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => " (free some space on its file system)",
+        Some(ErrorCode::SystemIoFailure) => {
+            " (the kernel's log says why: a disk that fails, or a file system that is read-only since it did)"
+        }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             " (it and its directory must be writable for the user portsentry runs as)"
         }

@@ -5,10 +5,13 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -81,6 +84,69 @@ impl From<&fs::Metadata> for Identity {
     }
 }
 
+/// Files that this process has connections to, once for each. Locks of files are the process's (POSIX): to close any descriptor
+/// of such a file takes away those of its connections. Another program would then think itself alone with it, and delete at its end
+/// the `-wal` that we write to.
+static OPEN: Mutex<Vec<Identity>> = Mutex::new(Vec::new());
+
+/// A place among those that are [`OPEN`]: to be dropped after the connection.
+pub(super) struct Claim {
+    identity: Identity,
+    /// Symbolic links resolved: the name beside which SQLite puts its `-wal` and `-shm`.
+    pub(super) path: PathBuf,
+    /// For looking at the header; `None`: an earlier connection's claim has one.
+    file: Option<File>,
+}
+
+impl Claim {
+    fn new(path: &Path) -> Result<Self, Error> {
+        let identity = Identity::of(path).map_err(|cause| unreadable(path, cause))?;
+        let mut open = open_files();
+        let file = if open.contains(&identity) {
+            None
+        } else {
+            Some(File::open(path).map_err(|cause| unreadable(path, cause))?)
+        };
+        open.push(identity);
+        Ok(Self {
+            identity,
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Whether there is another file at the path by now, or none.
+    pub(super) fn is_void(&self) -> bool {
+        Identity::of(&self.path).map_or(true, |identity| identity != self.identity)
+    }
+
+    /// Looks whether the file still begins as a history does.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        match judge_start(file, &self.path)? {
+            Found::History { .. } => Ok(()),
+            Found::Nothing | Found::Empty => {
+                Err(refused(&self.path, "it has been emptied".to_owned()))
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut open = open_files();
+        if let Some(place) = open.iter().position(|it| *it == self.identity) {
+            open.swap_remove(place);
+        }
+    }
+}
+
+fn open_files() -> MutexGuard<'static, Vec<Identity>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What stands at the path.
 enum Found {
     Nothing,
@@ -92,8 +158,8 @@ enum Found {
     },
 }
 
-/// Opens for writing, creates if need be. Also returns the path with its symbolic links resolved.
-pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
+/// Opens for writing, creates if need be.
+pub(super) fn open(path: &Path) -> Result<(Connection, Claim), Error> {
     prepare_dir(path)?;
     let path = resolve(path)?;
     let found = judge(&path)?;
@@ -111,6 +177,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
             })?;
         leave_to_owner_of_dir(&file, &path);
     }
+    let claim = Claim::new(&path)?;
     let failed = |cause| Error::Sqlite {
         step: "open",
         path: path.clone(),
@@ -149,11 +216,11 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), Error> {
         }
     }
     set_up(&connection).map_err(failed)?;
-    Ok((connection, path))
+    Ok((connection, claim))
 }
 
 /// Opens for reading; `None` where there is no file, or an empty one.
-pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, PathBuf)>, Error> {
+pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, Claim)>, Error> {
     let path = match path.canonicalize() {
         Ok(path) => path,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -170,8 +237,9 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, PathBuf)
         connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
         Ok(connection)
     };
+    let claim = Claim::new(&path)?;
     match open() {
-        Ok(connection) => Ok(Some((connection, path))),
+        Ok(connection) => Ok(Some((connection, claim))),
         Err(cause) => Err(Error::Sqlite {
             step: "read",
             path,
@@ -253,6 +321,11 @@ fn resolve(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
+/// What SQLite says of a damaged file, as [`open`] would say it.
+pub(super) fn damaged(path: &Path, cause: &rusqlite::Error) -> Error {
+    refused(path, format!("it is damaged: {cause}"))
+}
+
 /// Looks at the file without changing anything, in it or beside it.
 fn judge(path: &Path) -> Result<Found, Error> {
     let found = judge_header(path)?;
@@ -273,8 +346,11 @@ fn judge(path: &Path) -> Result<Found, Error> {
     Ok(found)
 }
 
-/// Judges by the first hundred bytes, <https://www.sqlite.org/fileformat.html#the_database_header>.
+/// Judges by how the file begins; one that we have open was judged then.
 fn judge_header(path: &Path) -> Result<Found, Error> {
+    if Identity::of(path).is_ok_and(|identity| open_files().contains(&identity)) {
+        return Ok(Found::History { unfinished: true });
+    }
     // Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
     let opened = OpenOptions::new()
         .read(true)
@@ -285,13 +361,19 @@ fn judge_header(path: &Path) -> Result<Found, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(cause) => return Err(unreadable(path, cause)),
     };
+    judge_start(&file, path)
+}
+
+/// Judges by the first hundred bytes, <https://www.sqlite.org/fileformat.html#the_database_header>.
+fn judge_start(file: &File, path: &Path) -> Result<Found, Error> {
     let look = || -> io::Result<Option<(u64, Vec<u8>)>> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Ok(None);
         }
-        let mut header = Vec::with_capacity(100);
-        File::take(file, 100).read_to_end(&mut header)?;
+        let mut header = vec![0; 100];
+        let length = file.read_at(&mut header, 0)?;
+        header.truncate(length);
         Ok(Some((metadata.len(), header)))
     };
     let Some((length, header)) = look().map_err(|cause| unreadable(path, cause))? else {

@@ -48,7 +48,7 @@ impl History {
         let done = self.connection.execute(forget, [name]);
         done.map(drop).map_err(|cause| Error::Sqlite {
             step: "write to",
-            path: self.path.clone(),
+            path: self.claim.path.clone(),
             cause,
         })
     }

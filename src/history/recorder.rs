@@ -75,6 +75,7 @@ impl Recorder {
             path: history.path().to_owned(),
             history: Some(history),
             text,
+            told: 0,
         };
         let thread = thread::Builder::new()
             .name("history".to_owned())
@@ -94,7 +95,7 @@ impl Recorder {
         let is_strangers = match &record {
             Record::Scan { .. } | Record::Line { .. } => true,
             Record::Ban(ban) => matches!(ban.origin, Origin::Scan | Origin::RollUp),
-            Record::End { .. } | Record::Name { .. } => false,
+            Record::End { .. } | Record::Name { .. } | Record::ClockMoved { .. } => false,
         };
         let mut state = self.shared.lock();
         if is_strangers && state.queue.len() >= Self::QUEUE {
@@ -108,7 +109,8 @@ impl Recorder {
         Ok(seq)
     }
 
-    /// Queues bans that somebody has asked for together, and that go to the disk together too. They are always taken.
+    /// Queues bans that belong together: those that somebody has asked for at once, or those that run. They are always
+    /// taken, for there are no more of them than bans.
     pub fn push_together(&self, bans: impl IntoIterator<Item = Ban>) -> Seq {
         let mut state = self.shared.lock();
         let before = state.queue.len();
@@ -119,6 +121,19 @@ impl Recorder {
         drop(state);
         self.shared.wake.notify_one();
         seq
+    }
+
+    /// Whether there is room for bans that were not taken before.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.shared.lock().queue.len() < Self::QUEUE / 2
+    }
+
+    /// Has the files looked at, when no records wait: what has befallen them meanwhile is told, and mended where it can be, though
+    /// there is nothing to write.
+    pub fn look(&self) {
+        self.shared.lock().look = true;
+        self.shared.wake.notify_one();
     }
 
     /// Has everything deleted that was over before `before`, when no records wait, a step at a time.
@@ -225,6 +240,7 @@ struct Shared {
 struct State {
     queue: VecDeque<Record>,
     pushed: u64,
+    look: bool,
     prune: Option<Pruning>,
     disk_trouble: Option<String>,
     text_trouble: Option<String>,
@@ -276,10 +292,13 @@ struct Writer {
     /// `None` after a failed attempt to open a new file.
     history: Option<History>,
     text: TextFiles,
+    /// How many records at the head of the queue are in the text files already.
+    told: usize,
 }
 
 enum Job {
     Write(Vec<Record>),
+    Look,
     Prune(Pruning),
     End,
 }
@@ -290,7 +309,9 @@ impl Writer {
         loop {
             match self.next_job() {
                 Job::Write(batch) => {
-                    self.write_lines(&batch);
+                    let told = self.told.min(batch.len());
+                    self.told -= told;
+                    self.write_lines(&batch[told..]);
                     if !self.write_surely(&batch) {
                         return;
                     }
@@ -298,6 +319,7 @@ impl Writer {
                     self.shared.written.fetch_add(count, Ordering::Release);
                     self.shared.signal();
                 }
+                Job::Look => self.look(),
                 Job::Prune(pruning) => self.prune(pruning),
                 Job::End => return,
             }
@@ -307,7 +329,10 @@ impl Writer {
     /// Waits for something to do. Records come first; a stop comes when none are left.
     fn next_job(&self) -> Job {
         let idle = |state: &mut State| {
-            state.queue.is_empty() && state.prune.is_none() && state.stop_by.is_none()
+            state.queue.is_empty()
+                && !state.look
+                && state.prune.is_none()
+                && state.stop_by.is_none()
         };
         let state = self.shared.lock();
         let mut state = self
@@ -326,6 +351,9 @@ impl Writer {
         if state.stop_by.is_some() {
             return Job::End;
         }
+        if std::mem::take(&mut state.look) {
+            return Job::Look;
+        }
         state.prune.take().map_or(Job::End, Job::Prune)
     }
 
@@ -338,11 +366,9 @@ impl Writer {
                     self.shared.tell(|state| &mut state.disk_trouble, None);
                     return true;
                 }
-                Err(error) => {
-                    let trouble = Some(error.to_string());
-                    self.shared.tell(|state| &mut state.disk_trouble, trouble);
-                }
+                Err(error) => self.complain(&error),
             }
+            self.write_queued_lines();
             if !self.pause(pause) {
                 return false;
             }
@@ -354,10 +380,17 @@ impl Writer {
         self.history()?.append(batch)
     }
 
-    /// The history, or a new one where somebody has moved the file away.
+    /// The history, or a new one where somebody has moved the file away. One that somebody has damaged is left as it is: what
+    /// is to be written waits until it is out of the way.
     fn history(&mut self) -> Result<&mut History, Error> {
         let history = match self.history.take() {
-            Some(history) if !history.was_moved() => history,
+            Some(history) if !history.was_moved() => {
+                if let Err(damage) = history.check() {
+                    self.history = Some(history);
+                    return Err(damage);
+                }
+                history
+            }
             // It is closed first: SQLite would mistake the old file's log for the new one's.
             moved => {
                 if let Some(moved) = moved {
@@ -387,17 +420,43 @@ impl Writer {
         true
     }
 
-    /// The text files' lines are written once: they are for people, and a ban must not wait for them.
+    fn look(&mut self) {
+        match self.history() {
+            Ok(_) => self.shared.tell(|state| &mut state.disk_trouble, None),
+            Err(error) => self.complain(&error),
+        }
+        self.write_lines(&[]);
+    }
+
+    fn complain(&self, error: &Error) {
+        if let (Error::Refused { .. }, Some(damaged)) = (error, &self.history) {
+            damaged.leave_as_it_is();
+        }
+        let trouble = Some(error.to_string());
+        self.shared.tell(|state| &mut state.disk_trouble, trouble);
+    }
+
+    /// No record waits for the text files' lines, which are for people; what a file does not take, it is given again later.
     fn write_lines(&mut self, batch: &[Record]) {
         let zone = local_zone();
         let lines = batch.iter().filter_map(|record| match record {
             Record::Line { line, at } => Some((line, *at)),
             _ => None,
         });
-        if let Some(outcome) = self.text.append(lines, &zone) {
-            let trouble = outcome.err();
-            self.shared.tell(|state| &mut state.text_trouble, trouble);
-        }
+        let trouble = self.text.append(lines, &zone).err();
+        self.shared.tell(|state| &mut state.text_trouble, trouble);
+    }
+
+    /// Who follows the text files hears of what has happened though history cannot be written.
+    fn write_queued_lines(&mut self) {
+        let is_line = |record: &&Record| matches!(record, Record::Line { .. });
+        let (lines, queued): (Vec<Record>, usize) = {
+            let state = self.shared.lock();
+            let untold = state.queue.iter().skip(self.told);
+            (untold.filter(is_line).cloned().collect(), state.queue.len())
+        };
+        self.told = queued;
+        self.write_lines(&lines);
     }
 
     fn prune(&mut self, pruning: Pruning) {

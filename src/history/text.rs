@@ -126,35 +126,43 @@ impl TextFiles {
         Some(self.by_mode.entry(mode).or_insert_with(file))
     }
 
-    /// Adds lines; `None`: there were none. What one file does not take, the others may.
+    /// Adds lines, after those that a file has not taken yet. What one file does not take, the others may.
+    ///
+    /// # Errors
+    /// Some file has not taken all; lines for it wait.
     pub(super) fn append<'a>(
         &mut self,
         lines: impl Iterator<Item = (&'a TextLine, Wall)>,
         zone: &TimeZone,
-    ) -> Option<Result<(), String>> {
+    ) -> Result<(), String> {
         let mut all = String::new();
         let mut by_mode: BTreeMap<WatchMode, String> = BTreeMap::new();
         for (line, at) in lines {
             line.write(at, zone, &mut all);
             line.write(at, zone, by_mode.entry(line.mode).or_default());
         }
-        if all.is_empty() {
-            return None;
+        if let Some(file) = &mut self.all {
+            file.queue(&all);
         }
-        let mut outcome = Ok(());
-        let mut add = |file: Option<&mut TextFile>, lines: &str| {
-            let Some(file) = file else { return };
-            if let Err(error) = file.append(lines) {
-                outcome = Err(format!(
-                    "cannot append to {file}: {error} (lines for it are dropped until that is mended)"
+        for (mode, lines) in by_mode {
+            if let Some(file) = self.of_mode(mode) {
+                file.queue(&lines);
+            }
+        }
+        let mut troubles = Vec::new();
+        for file in self.all.iter_mut().chain(self.by_mode.values_mut()) {
+            if let Err(error) = file.append_queued() {
+                let fate = if file.is_full { "dropped" } else { "kept" };
+                troubles.push(format!(
+                    "cannot append to {file}: {error} (lines for it are {fate} until that is mended)"
                 ));
             }
-        };
-        add(self.all.as_mut(), &all);
-        for (mode, lines) in by_mode {
-            add(self.of_mode(mode), &lines);
         }
-        Some(outcome)
+        if troubles.is_empty() {
+            Ok(())
+        } else {
+            Err(troubles.join("; "))
+        }
     }
 }
 
@@ -179,15 +187,45 @@ struct TextFile {
     /// Permissions that it is created with.
     mode: u32,
     open: Option<(File, Identity)>,
+    /// Lines that it has not taken yet.
+    queued: String,
+    /// Whether some had no room there.
+    is_full: bool,
 }
 
 impl TextFile {
+    /// Bytes of lines that wait at most: some ten thousand lines.
+    const QUEUE: usize = 1 << 20;
+
     fn new(path: PathBuf, mode: u32) -> Self {
         Self {
             path,
             mode,
             open: None,
+            queued: String::new(),
+            is_full: false,
         }
+    }
+
+    fn queue(&mut self, lines: &str) {
+        if self.queued.is_empty() || self.queued.len() + lines.len() <= Self::QUEUE {
+            self.queued.push_str(lines);
+        } else {
+            self.is_full = true;
+        }
+    }
+
+    fn append_queued(&mut self) -> io::Result<()> {
+        if self.queued.is_empty() {
+            return Ok(());
+        }
+        let lines = std::mem::take(&mut self.queued);
+        if let Err(error) = self.append(&lines) {
+            self.queued = lines;
+            return Err(error);
+        }
+        self.is_full = false;
+        Ok(())
     }
 
     /// Takes everything out of the file, which is open.
@@ -357,7 +395,7 @@ mod tests {
         let lines = [line("10.9.0.2", 11, "stcp"), named];
         let at = Wall(1_795_366_059_000);
         let added = files.append(lines.iter().map(|line| (line, at)), &TimeZone::UTC);
-        assert_eq!(added, Some(Ok(())));
+        assert_eq!(added, Ok(()));
         assert_eq!(
             read("history"),
             read("blocked.stcp") + &read("blocked.atcp")
@@ -366,7 +404,27 @@ mod tests {
             read("blocked.atcp"),
             "1795366059 - 11/22/2026 16:47:39 Host: scan.example/10.9.0.3 Port: 12 TCP Blocked\n"
         );
-        assert_eq!(files.append([].into_iter(), &TimeZone::UTC), None);
+    }
+
+    #[test]
+    fn lines_that_a_file_does_not_take_are_given_to_it_again_as_far_as_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("no/history");
+        let mut file = TextFile::new(path.clone(), TextFiles::HISTORY);
+        let line = "x".repeat(99) + "\n";
+        file.queue(&line.repeat(1000));
+        assert!(file.append_queued().is_err());
+        assert!(!file.is_full);
+        (0..20).for_each(|_| file.queue(&line.repeat(1000)));
+        assert!(file.append_queued().is_err());
+        assert!(file.is_full);
+        fs::create_dir(dir.path().join("no")).unwrap();
+        file.append_queued().unwrap();
+        assert!(!file.is_full);
+        file.queue("one more\n");
+        file.append_queued().unwrap();
+        let lines = fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.lines().count(), 10_001);
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn a_text_file_that_cannot_be_written_stops_no_record() {
     let seq = recorder.push(line(nth(2))).unwrap();
     wait_written(&recorder, seq);
     assert_eq!(recorder.trouble(), None);
-    assert_eq!(fs::read_to_string(&text).unwrap().lines().count(), 1);
+    assert_eq!(fs::read_to_string(&text).unwrap().lines().count(), 2);
 }
 
 #[test]
@@ -119,22 +119,106 @@ fn a_full_disk_is_told_waited_out_and_loses_no_record() {
     fs::remove_file(&filler).unwrap();
     drop(file);
     wait_written(&recorder, last);
-    wait_for("the trouble to be over", || {
-        recorder.push(line(nth(501))).unwrap();
-        recorder.push(record(nth(501), noon(), None)).unwrap();
-        recorder.trouble().is_none()
-    });
+    recorder.look();
+    wait_for("the trouble to be over", || recorder.trouble().is_none());
     recorder.stop(Duration::from_secs(10)).unwrap();
     let history = History::open(&path).unwrap();
-    assert_eq!(history.count_active(noon().wall).unwrap(), 502);
+    assert_eq!(history.count_active(noon().wall).unwrap(), 501);
     let lines = fs::read_to_string(&text).unwrap();
-    assert!(!lines.is_empty());
+    assert_eq!(lines.lines().count(), 500);
     for line in lines.lines() {
         assert!(
             line.starts_with("1795348800 - ") && line.ends_with(" Blocked"),
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_file_that_somebody_has_spoilt_is_told_and_kept_and_what_waits_goes_into_the_next() {
+    let garbage = |path: &Path| {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[b'x'; 4096], 0).unwrap();
+    };
+    let emptied = |path: &Path| drop(fs::File::create(path).unwrap());
+    type Spoil<'a> = &'a dyn Fn(&Path);
+    let spoils: [(Spoil<'_>, &str); 2] = [
+        (&garbage, "it is not an SQLite file"),
+        (&emptied, "it has been emptied"),
+    ];
+    for (spoil, why) in spoils {
+        let (_dir, path) = temp();
+        let recorder =
+            Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
+        let seq = recorder.push(record(nth(1), noon(), None)).unwrap();
+        wait_written(&recorder, seq);
+        spoil(&path);
+        recorder.look();
+        wait_for("the damage to be told", || recorder.trouble().is_some());
+        let trouble = recorder.trouble().unwrap();
+        assert!(trouble.contains(why), "{trouble}");
+        assert!(trouble.contains("to start with an empty one: mv -- "));
+        let last = recorder.push(record(nth(2), noon(), None)).unwrap();
+        let spoilt = fs::read(&path).unwrap();
+
+        let (_, remedy) = trouble.split_once("empty one: ").unwrap();
+        let done = Command::new("sh").args(["-c", remedy]).status().unwrap();
+        assert!(done.success(), "{remedy}");
+        wait_written(&recorder, last);
+        assert_eq!(recorder.renewals(), 1);
+        wait_for("the trouble to be over", || recorder.trouble().is_none());
+        let history = History::open_read_only(&path).unwrap().unwrap();
+        assert_eq!(history.count_active(noon().wall).unwrap(), 1);
+        let aside = fs::read(path.with_extension("db.damaged")).unwrap();
+        assert!(aside == spoilt, "it is left as it is");
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_is_made_anew_before_there_is_anything_to_write() {
+    let (_dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
+    fs::remove_file(&path).unwrap();
+    recorder.look();
+    wait_for("a new file", || recorder.renewals() == 1);
+    assert!(path.exists());
+}
+
+#[test]
+fn after_a_leap_of_the_clock_history_has_what_the_running_bans_have_left() {
+    let (_dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
+    let year = Duration::from_secs(365 * 24 * 3600);
+    recorder
+        .push(record(nth(1), noon(), Some(HOUR / 60)))
+        .unwrap();
+    recorder.push(record(nth(2), noon(), Some(HOUR))).unwrap();
+    recorder.push(record(nth(3), noon(), None)).unwrap();
+    let before = noon().wall.later(HOUR / 2);
+    let by = i64::try_from(year.as_millis()).unwrap();
+    let seq = recorder.push(Record::ClockMoved { before, by }).unwrap();
+    wait_written(&recorder, seq);
+    let history = History::open_read_only(&path).unwrap().unwrap();
+    let now = noon().later(HOUR / 2);
+    let after = Now {
+        wall: before.later(year),
+        ..now
+    };
+    let left = |now| {
+        let bans = all_active(&history, now, 10);
+        let mut left: Vec<_> = bans.iter().map(|ban| ban.left(now)).collect();
+        left.sort_unstable();
+        left
+    };
+    assert_eq!(left(after), [None, Some(HOUR / 2)]);
+    // And back.
+    let back = Record::ClockMoved {
+        before: after.wall,
+        by: -by,
+    };
+    let seq = recorder.push(back).unwrap();
+    wait_written(&recorder, seq);
+    assert_eq!(left(now), [None, Some(HOUR / 2)]);
 }
 
 #[test]
