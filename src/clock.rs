@@ -115,7 +115,83 @@ impl Now {
     }
 }
 
+/// What the wall clock shows beside the other one: tells when somebody has set it, or the machine has slept.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    last: Now,
+}
+
+/// A leap of the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leap {
+    /// What it would show without.
+    pub before: Wall,
+    /// By how many milliseconds it went on, or back.
+    pub by: i64,
+}
+
+impl WallClock {
+    /// Smaller leaps are added up until they are a larger one: a clock that is kept right by slewing goes faster or slower at times.
+    const LEAP: u64 = 2000;
+
+    /// A clock that is right so far.
+    #[must_use]
+    pub fn at(now: Now) -> Self {
+        Self { last: now }
+    }
+
+    /// Whether it has leapt since this was last asked and told.
+    pub fn leap(&mut self, now: Now) -> Option<Leap> {
+        let before = self.last.wall.later(now.mono.since(self.last.mono));
+        let by = now.wall.0.saturating_sub(before.0);
+        if by.unsigned_abs() < Self::LEAP {
+            return None;
+        }
+        self.last = now;
+        Some(Leap { before, by })
+    }
+}
+
 /// Whole milliseconds of `length`; the largest number there is for what does not fit.
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leap_of_the_wall_clock_is_told_once_and_by_how_much() {
+        let begin = Now {
+            mono: Mono(5_000),
+            wall: Wall(1_000_000),
+        };
+        let set = |now: Now, by: i64| Now {
+            wall: Wall(now.wall.0 + by),
+            ..now
+        };
+        let minute = Duration::from_secs(60);
+        let mut clock = WallClock::at(begin);
+        assert_eq!(clock.leap(begin.later(minute)), None);
+        assert_eq!(clock.leap(set(begin.later(minute), 1999)), None);
+        let later = begin.later(minute * 2);
+        let leap = Leap {
+            before: later.wall,
+            by: 3_600_000,
+        };
+        assert_eq!(clock.leap(set(later, leap.by)), Some(leap));
+        let after = set(later.later(minute), leap.by);
+        assert_eq!(clock.leap(after), None);
+        let back = Leap {
+            before: after.wall,
+            by: -7_200_000,
+        };
+        assert_eq!(clock.leap(set(after, back.by)), Some(back));
+        // Seconds that come one by one are seen when there are enough.
+        let slow = set(after, back.by);
+        assert_eq!(clock.leap(set(slow.later(minute), -1000)), None);
+        let told = clock.leap(set(slow.later(minute * 2), -2000));
+        assert_eq!(told.map(|leap| leap.by), Some(-2000));
+    }
 }
