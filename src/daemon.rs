@@ -16,7 +16,7 @@ use nix::sys::signalfd::SignalFd;
 use tracing::{error, info, warn};
 
 use crate::capture::Capture;
-use crate::clock::{Mono, Now};
+use crate::clock::{Leap, Mono, Now, WallClock};
 use crate::config::{OnStop, WatchMode};
 use crate::control::Server;
 use crate::engine::{Engine, Question};
@@ -79,10 +79,11 @@ struct Daemon {
     adoption: Option<start::Adoption>,
     /// Since when all bans of history are back; `None`: not yet.
     ready_at: Option<Mono>,
+    wall_clock: WallClock,
     /// How often history had to begin a new file.
     renewals: u64,
-    /// What history last complained of.
-    history_trouble: Option<String>,
+    /// What history has complained of.
+    history_troubles: Troubles,
     /// What is put off.
     later: Later,
     stopping: bool,
@@ -174,6 +175,7 @@ impl Daemon {
                 Err(errno) => return Err(Error::event_loop("wait for events")(errno)),
             };
             let now = Now::read();
+            self.follow_the_clock(now);
             for event in &events[..count] {
                 self.handle(Token::of(event.data()), now)?;
             }
@@ -202,6 +204,7 @@ impl Daemon {
             self.listeners.next_deadline(),
             self.traps.as_ref().and_then(Traps::next_deadline),
             self.clients.next_deadline(),
+            self.history_troubles.next_deadline(),
             accept,
             host,
             listing,
@@ -221,18 +224,7 @@ impl Daemon {
             Token::Listen => self.visitors(now),
             Token::Client(id) => self.client_moves(id, now)?,
             Token::Control => self.accept(now)?,
-            Token::History => {
-                self.engine.recorder().settle();
-                let renewals = self.engine.recorder().renewals();
-                if std::mem::replace(&mut self.renewals, renewals) != renewals {
-                    self.engine.record_anew(now);
-                }
-                let trouble = self.engine.recorder().trouble();
-                if let Some(words) = trouble.as_ref().filter(|_| trouble != self.history_trouble) {
-                    error!("history: {words}");
-                }
-                self.history_trouble = trouble;
-            }
+            Token::History => self.history_tells(now),
             Token::Replay => self.replay_some(now)?,
             Token::Adoption => self.adopt(now),
             Token::Program => self.programs_ended(now),
@@ -250,6 +242,27 @@ impl Daemon {
             Token::Signal => self.signal(now),
         }
         Ok(())
+    }
+
+    fn history_tells(&mut self, now: Now) {
+        let recorder = self.engine.recorder();
+        recorder.settle();
+        let (renewals, trouble) = (recorder.renewals(), recorder.trouble());
+        if std::mem::replace(&mut self.renewals, renewals) != renewals {
+            self.engine.record_anew(now);
+        }
+        self.history_troubles.tell(trouble, now.mono);
+        self.engine.record_what_is_missing();
+    }
+
+    /// Bans end when they would have, whatever becomes of the wall clock. While history is read, it says how.
+    fn follow_the_clock(&mut self, now: Now) {
+        if self.is_replaying() {
+            return;
+        }
+        if let Some(Leap { before, by }) = self.wall_clock.leap(now) {
+            self.engine.clock_moved(before, by, now);
+        }
     }
 
     /// One batch of packets from one socket; what is left makes the socket readable again.
@@ -336,6 +349,7 @@ impl Daemon {
         }
         if is_due(&mut self.later.look) && !self.engine.bans().is_empty() {
             self.engine.reconcile(now);
+            self.engine.recorder().look();
         }
         if self.later.look.is_none() && self.ready_at.is_some() && !self.engine.bans().is_empty() {
             self.later.look = Some(now.mono.later(LOOK_AGAIN));
@@ -352,6 +366,11 @@ impl Daemon {
         }
         if let Some(traps) = &mut self.traps {
             traps.tick(now.mono);
+        }
+        let told = self.history_troubles.next_deadline();
+        if told.is_some_and(|at| at <= now.mono) {
+            let trouble = self.engine.recorder().trouble();
+            self.history_troubles.tell(trouble, now.mono);
         }
         Ok(())
     }
@@ -452,6 +471,40 @@ impl Daemon {
         notices::stopping();
     }
 }
+
+/// What history complains of, for the log: when it begins, changes and ends, and no more than a line a second.
+#[derive(Default)]
+struct Troubles {
+    told: Option<String>,
+    at: Option<Mono>,
+    /// Whether there is something else to be told by now.
+    is_behind: bool,
+}
+
+impl Troubles {
+    fn tell(&mut self, trouble: Option<String>, now: Mono) {
+        self.is_behind = trouble != self.told;
+        let is_early = self.at.is_some_and(|at| now < at.later(A_SECOND));
+        if !self.is_behind || is_early {
+            return;
+        }
+        match &trouble {
+            Some(words) => error!("history: {words}"),
+            None => info!("history: all is written again"),
+        }
+        self.told = trouble;
+        self.at = Some(now);
+        self.is_behind = false;
+    }
+
+    /// When there is something to be told; `None`: nothing is.
+    fn next_deadline(&self) -> Option<Mono> {
+        let at = self.at.filter(|_| self.is_behind)?;
+        Some(at.later(A_SECOND))
+    }
+}
+
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for history to be written.
 const LAST_WORDS: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use crate::clock::{Mono, Now};
 use crate::config::Config;
 use crate::detect::Detector;
 use crate::guard::Guard;
-use crate::history::{Record, Recorder, Seq};
+use crate::history::{Record, Recorder};
 use crate::policy::{Bans, Place};
 use crate::probe::Probe;
 use crate::respond::Crew;
@@ -35,6 +35,7 @@ mod orders;
 mod post;
 mod programs;
 mod provisional;
+mod records;
 mod report;
 mod restore;
 mod rollup;
@@ -96,6 +97,9 @@ pub struct Engine {
     repeats: Budget,
     /// How many more alarms may be told.
     alarms: Budget,
+    ends: Budget,
+    /// Bans that history had no room for.
+    unrecorded: HashSet<Source>,
     last_repair: Option<Repair>,
     /// Who has taken bans away that are being put back, if that is known.
     meddler: Option<String>,
@@ -115,9 +119,11 @@ pub struct Engine {
     listing_is_stale: bool,
 }
 
-/// Alarms that are told a second, and those of sources that are dealt with already.
+/// What may be told at once, before it is one a second: alarms, those of sources that are dealt with already, and bans whose time is
+/// over.
 const ALARMS: u32 = 100;
 const REPEATS: u32 = 20;
+const ENDS: u32 = 100;
 
 /// Lines that one event may log; what is beyond is told by its number.
 const LINES: usize = 20;
@@ -127,7 +133,7 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config, guard: Guard, crew: Crew, recorder: Recorder) -> Self {
         let mut bans = Bans::default();
-        bans.roll_up_by(&config.ban);
+        bans.go_by(&config.ban);
         Self {
             detector: Detector::new(&config.detect),
             unconfirmed: Detector::new(&config.detect),
@@ -144,6 +150,8 @@ impl Engine {
             reports: Reports::default(),
             repeats: Budget::new(REPEATS),
             alarms: Budget::new(ALARMS),
+            ends: Budget::new(ENDS),
+            unrecorded: HashSet::new(),
             last_repair: None,
             meddler: None,
             fights: Fights::default(),
@@ -187,21 +195,27 @@ impl Engine {
         for source in &over {
             self.untold.remove(source);
             self.untold_rollups.remove(source);
+            self.unrecorded.remove(source);
         }
         self.world.end(&over, now);
         self.heed_forced(expired.iter(), now);
         if let Some(words) = self.undo_by_program(&over, now) {
             self.complaints.once(About::Leftovers, || words);
         }
-        log_each(&expired, |ban| {
-            format!("{} is no longer banned: its time is over", ban.source)
-        });
+        for source in &over {
+            if self.ends.spend(now.mono) {
+                info!("{source} is no longer banned: its time is over");
+            }
+        }
         self.world.retry(&self.bans, now);
         self.retry_programs(now);
         self.go_on_fighting(now);
         self.follow_up(now);
         if let Some(more) = self.alarms.take_beyond(now.mono) {
             info!("… and {more} more alarms within a second: history has them all");
+        }
+        if let Some(more) = self.ends.take_beyond(now.mono) {
+            info!("… and {more} more are no longer banned: their time is over");
         }
         while let Some(report) = self.reports.overdue(now.mono) {
             self.tell(&report, None, now);
@@ -217,6 +231,7 @@ impl Engine {
             self.programs.retry_at(),
             self.fights.next_deadline(),
             self.alarms.next_deadline(),
+            self.ends.next_deadline(),
             self.reports.next_deadline(),
             self.guard.names.next_deadline(),
         ]
@@ -239,19 +254,6 @@ impl Engine {
     /// Something is still there that nobody would end.
     pub fn withdraw_clockless(&mut self, now: Now) -> Result<(), String> {
         self.world.withdraw_clockless(now)
-    }
-
-    /// Hands a record to history; the mark up to which history must have written for it to be safe.
-    fn record(&mut self, record: Record, now: Mono) -> Option<Seq> {
-        match self.recorder.push(record) {
-            Ok(seq) => Some(seq),
-            Err(full) => {
-                self.counters.unrecorded += 1;
-                self.complaints
-                    .add(About::History, now, || full.to_string());
-                None
-            }
-        }
     }
 
     /// Who is never banned.
@@ -292,6 +294,7 @@ impl Engine {
         for report in self.reports.rest() {
             self.tell(&report, None, now);
         }
+        self.record_missing();
         self.recorder
     }
 }

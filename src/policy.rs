@@ -12,7 +12,7 @@ mod bans;
 mod reason;
 mod rollup;
 
-pub use bans::{Bans, MAX_PAST, Past, Place};
+pub use bans::{Bans, Past, Place, most_past};
 pub use reason::{Reason, Summary, Unit};
 pub use rollup::{Crowd, MAX_FORGIVEN, roll_up};
 
@@ -39,14 +39,8 @@ pub enum Spare {
 
 /// What follows from `scan`, whose source is no friend, is not banned, and whose port is a trap.
 pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now: Now) -> Verdict {
-    if bans.begun_within_a_second(now.mono) >= rules.rate {
-        return Verdict::Spare(Spare::Rate);
-    }
-    if response != Response::Ban {
-        return Verdict::Spare(Spare::LogOnly);
-    }
-    if bans.len() >= usize::try_from(rules.limit).unwrap_or(usize::MAX) {
-        return Verdict::Spare(Spare::Limit);
+    if let Some(spare) = spare_any(response, rules, bans, now) {
+        return Verdict::Spare(spare);
     }
     let length = length_of_next(rules, bans.past(scan.source), now);
     Verdict::Ban(Ban {
@@ -56,6 +50,19 @@ pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now
         start: now.wall,
         end: length.map(|length| End::after(length, now)),
     })
+}
+
+/// Why whatever scan there is leads to no ban now; `None`: it does.
+#[must_use]
+pub fn spare_any(response: Response, rules: &BanRules, bans: &Bans, now: Now) -> Option<Spare> {
+    if bans.begun_within_a_second(now.mono) >= rules.rate {
+        return Some(Spare::Rate);
+    }
+    if response != Response::Ban {
+        return Some(Spare::LogOnly);
+    }
+    let limit = usize::try_from(rules.limit).unwrap_or(usize::MAX);
+    (bans.len() >= limit).then_some(Spare::Limit)
 }
 
 /// The first ban's length, times `escalate` for each ban before it that is remembered, up to `max`; `None`: for ever.

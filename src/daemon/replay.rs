@@ -12,8 +12,9 @@ use tracing::warn;
 
 use super::{Daemon, Error};
 use crate::clock::{Now, Wall};
+use crate::config::BanRules;
 use crate::history::{self, History};
-use crate::policy::{Ban, MAX_FORGIVEN, MAX_PAST, Past};
+use crate::policy::{Ban, MAX_FORGIVEN, Past, most_past};
 use crate::source::Source;
 
 /// The thread's other end.
@@ -45,8 +46,9 @@ const A_MOMENT: Duration = Duration::from_millis(200);
 const AHEAD: usize = 2;
 
 impl Replay {
-    /// Begins to read: first who is banned, then who was, within `memory`.
-    pub(super) fn start(history: Option<History>, memory: Option<Duration>) -> io::Result<Self> {
+    /// Begins to read: first who is banned, then who was, as far as that is remembered by these rules.
+    pub(super) fn start(history: Option<History>, rules: &BanRules) -> io::Result<Self> {
+        let (memory, most_past) = (rules.memory, most_past(rules));
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE;
         let bell = Arc::new(EventFd::from_flags(flags)?);
         let (send, portions) = mpsc::sync_channel(AHEAD);
@@ -58,7 +60,7 @@ impl Replay {
             .name("replay".to_owned())
             .spawn(move || {
                 let read = match history {
-                    Some(history) => reader.read(&history, memory),
+                    Some(history) => reader.read(&history, memory, most_past),
                     None => {
                         reader.send(Ok(Portion::Bans(Vec::new(), true)));
                         Ok(())
@@ -82,7 +84,12 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&self, history: &History, memory: Option<Duration>) -> Result<(), history::Error> {
+    fn read(
+        &self,
+        history: &History,
+        memory: Option<Duration>,
+        most_past: usize,
+    ) -> Result<(), history::Error> {
         // Before the bans, for some of them do not count towards a roll-up then.
         let lifted = history.rollups_lifted(MAX_FORGIVEN)?;
         if !lifted.is_empty() {
@@ -102,7 +109,7 @@ impl Reader {
         }
         let now = Now::read().wall;
         let mut pasts = Vec::new();
-        for past in history.past(now, memory, MAX_PAST)? {
+        for past in history.past(now, memory, most_past)? {
             let runs_still = past.last_end.is_none_or(|end| end > now);
             let count = past.bans.saturating_sub(u32::from(runs_still));
             let last_end = past.last_end.map_or(now, |end| end.min(now));

@@ -15,9 +15,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
 use super::replay::Replay;
-use super::{Daemon, Errands, Later, clients::Clients, follow, friends, notices, traps};
+use super::{Daemon, Errands, Later, Troubles, clients::Clients, follow, friends, notices, traps};
 use crate::capture::{self, Capture};
-use crate::clock::Now;
+use crate::clock::{Now, WallClock};
 use crate::config::{self, Complaints, Config, Loaded, Mode, WatchMode};
 use crate::control::{AskError, Server};
 use crate::engine::Engine;
@@ -243,8 +243,8 @@ impl Daemon {
         engine.remember_names(names);
         engine.spare_friends(now);
         engine.logins_changed(now);
-        let memory = engine.config().ban.memory;
-        let replay = Replay::start(reader, memory).map_err(Error::thread("read history"))?;
+        let rules = &engine.config().ban;
+        let replay = Replay::start(reader, rules).map_err(Error::thread("read history"))?;
 
         Ok(Self {
             config_path: config_path.to_owned(),
@@ -270,8 +270,9 @@ impl Daemon {
             replay: Some(replay),
             adoption: None,
             ready_at: None,
+            wall_clock: WallClock::at(now),
             renewals: 0,
-            history_trouble: None,
+            history_troubles: Troubles::default(),
             later: Later::default(),
             stopping: false,
             _lock: lock,

@@ -16,6 +16,7 @@ impl Daemon {
             self.engine.verify(now);
         }
         self.engine.look_for_logins(false, now);
+        self.engine.recorder().look();
         if let Some(traps) = &mut self.traps {
             traps.verify(now.mono);
         }

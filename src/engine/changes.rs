@@ -19,7 +19,7 @@ impl Engine {
             self.unconfirmed = Detector::new(&config.detect);
         }
         self.guard.reconfigure(&config, ignored);
-        self.bans.roll_up_by(&config.ban);
+        self.bans.go_by(&config.ban);
         self.config = config;
         self.look_for_logins(true, now);
         self.spare_friends(now);

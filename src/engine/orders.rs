@@ -220,6 +220,7 @@ impl Engine {
             self.provisional.remove(&source);
             self.untold.remove(&source);
             self.untold_rollups.remove(&source);
+            self.unrecorded.remove(&source);
             self.detector.forget(source);
             if how == Ending::Unban && ban.as_ref().is_some_and(|it| it.origin == Origin::RollUp) {
                 forgiven.push((source, now.wall));

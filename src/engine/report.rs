@@ -205,47 +205,50 @@ impl Report {
     }
 }
 
-/// How much may be told a second. What is beyond is counted.
+/// How much may be told: so much at once, and then one a second. What is beyond is counted.
 pub(super) struct Budget {
-    a_second: u32,
-    /// Since when, and how many; `None`: none yet.
-    spent: Option<(Mono, u32)>,
-    /// How many were too many, and nobody has been told of.
-    beyond: u32,
+    at_once: u32,
+    /// Since when, and how many of those that may be told at once have not been; `None`: none have.
+    left: Option<(Mono, u32)>,
+    /// Since when, and how many were too many that nobody has been told of.
+    beyond: Option<(Mono, u32)>,
 }
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
 impl Budget {
-    pub(super) fn new(a_second: u32) -> Self {
+    pub(super) fn new(at_once: u32) -> Self {
         Self {
-            a_second,
-            spent: None,
-            beyond: 0,
+            at_once,
+            left: None,
+            beyond: None,
         }
     }
 
     /// Whether one more may be told.
     pub(super) fn spend(&mut self, now: Mono) -> bool {
-        let (since, spent) = self
-            .spent
-            .filter(|(since, _)| now.since(*since) < A_SECOND)
-            .unwrap_or((now, 0));
-        self.spent = Some((since, spent.saturating_add(1)));
-        let may = spent < self.a_second;
-        self.beyond = self.beyond.saturating_add(u32::from(!may));
+        let (since, left) = self.left.unwrap_or((now, self.at_once));
+        let seconds = now.since(since).as_secs();
+        let regained = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let left = left.saturating_add(regained).min(self.at_once);
+        let may = left > 0;
+        let since = since.later(Duration::from_secs(seconds));
+        self.left = Some((since, left.saturating_sub(1)));
+        if !may {
+            let (first, count) = self.beyond.unwrap_or((now, 0));
+            self.beyond = Some((first, count.saturating_add(1)));
+        }
         may
     }
 
     /// When there is to be told how many were too many; `None`: none were.
     pub(super) fn next_deadline(&self) -> Option<Mono> {
-        let (since, _) = self.spent?;
-        (self.beyond > 0).then(|| since.later(A_SECOND))
+        self.beyond.map(|(first, _)| first.later(A_SECOND))
     }
 
-    /// How many were too many, when their second is over.
+    /// How many were too many, when a second is over.
     pub(super) fn take_beyond(&mut self, now: Mono) -> Option<u32> {
         self.next_deadline().filter(|at| *at <= now)?;
-        Some(std::mem::take(&mut self.beyond))
+        self.beyond.take().map(|(_, count)| count)
     }
 }

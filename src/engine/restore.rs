@@ -2,10 +2,8 @@
 
 use std::collections::HashSet;
 
-use tracing::warn;
-
 use super::complaints::About;
-use super::{Engine, log_each, named};
+use super::{Engine, log_each};
 use crate::clock::{Now, Wall};
 use crate::history::{Ending, Record};
 use crate::log::banned;
@@ -117,18 +115,5 @@ impl Engine {
     /// Forgets pasts that ended before that moment.
     pub fn forget_before(&mut self, moment: Wall) {
         self.bans.forget_before(moment);
-    }
-
-    /// Tells history about every running ban once more: its file was moved away, and the new one knows none.
-    pub fn record_anew(&mut self, now: Now) {
-        warn!("history: its file was moved away; the running bans go into a new one");
-        let bans: Vec<Ban> = self.bans.iter().cloned().collect();
-        for ban in bans {
-            self.record(Record::Ban(ban), now.mono);
-        }
-        let names: Vec<Record> = self.guard.names.iter().map(named::record_of).collect();
-        for name in names {
-            self.record(name, now.mono);
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -697,6 +697,39 @@ fn who_becomes_a_friend_is_unbanned() {
     bench.engine.reconfigure(config, ignored, NOW);
     assert!(bench.held().is_empty());
     assert_eq!(bench.past(), [(STRANGER.to_owned(), Some("ignored"))]);
+}
+
+#[test]
+fn bans_that_history_had_no_room_for_are_written_when_it_has() {
+    let mut bench = Bench::new("detect.trigger = 1\nban.rate = 1000000\n");
+    let path = bench.dir.path().join("history.db");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let stranger = |n: u32| std::net::Ipv4Addr::from(0xcb00_0000 + n).to_string();
+    let probes: Vec<Probe> = (0..80_000).map(|n| syn(&stranger(n), HOST, 3)).collect();
+    for batch in probes.chunks(1000) {
+        bench.see(batch, NOW);
+    }
+    assert_eq!(bench.held().len(), 80_000);
+    assert!(bench.engine.counters.unrecorded > 0);
+    let last = stranger(79_999).parse().unwrap();
+    assert!(bench.engine.unrecorded.contains(&last));
+    bench
+        .engine
+        .unban(stranger(79_998).parse().unwrap(), "uid 0", NOW);
+    bench.engine.record_what_is_missing();
+    assert!(!bench.engine.unrecorded.is_empty(), "there is no room yet");
+    other.execute_batch("ROLLBACK").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !bench.engine.unrecorded.is_empty() {
+        assert!(Instant::now() < deadline, "waited for history in vain");
+        std::thread::sleep(Duration::from_millis(10));
+        bench.engine.record_what_is_missing();
+    }
+    let recorder = bench.engine.close(NOW);
+    recorder.stop(Duration::from_secs(60)).unwrap();
+    let history = History::open_read_only(&path).unwrap().unwrap();
+    assert_eq!(history.count_active(NOW.wall).unwrap(), 79_999);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use super::aftermath::Untold;
 use super::report::Outcome;
 use super::{About, Ask, Engine, Probe, Purpose, Question, Record, Source};
 use crate::clock::{Mono, Now};
-use crate::config::{Response, When};
+use crate::config::{Response, WatchMode, When};
 use crate::detect::Scan;
-use crate::policy::{Alarm, Ban, Reason, Spare, Verdict, judge};
+use crate::policy::{Alarm, Ban, Reason, Spare, Verdict, judge, spare_any};
 use crate::probe::{Protocol, ScanType};
 
 impl Engine {
@@ -71,6 +71,13 @@ impl Engine {
                 }
                 return None;
             };
+            let spare = spare_any(self.response_to(mode), &self.config.ban, &self.bans, now);
+            if let Some(spare @ (Spare::Limit | Spare::Rate)) = spare {
+                // Nothing hangs on what the kernel would answer, and a flood has it asked for each packet.
+                self.counters.scans += 1;
+                self.spare(spare, now);
+                return None;
+            }
             if !self.is_service(probe, Freshness::Now, now, ask)
                 && !self.was_answered(probe, now, ask)
             {
@@ -178,12 +185,8 @@ impl Engine {
         if self.is_spared_as_logged_in(scan.source, now) {
             return None;
         }
-        let response = match alarm.mode.protocol {
-            Protocol::Tcp => self.config.tcp.response,
-            Protocol::Udp => self.config.udp.response,
-        };
-        let rules = &self.config.ban;
-        match judge(scan, response, rules, &self.bans, now) {
+        let response = self.response_to(alarm.mode);
+        match judge(scan, response, &self.config.ban, &self.bans, now) {
             Verdict::Ban(_) if self.cannot_ban(alarm) => {
                 self.complain_of_ipv4_programs();
                 self.let_be(scan, alarm, Outcome::Open, now);
@@ -215,7 +218,25 @@ impl Engine {
                     self.tell_program(alarm, now);
                 }
             }
-            Verdict::Spare(Spare::Limit) => {
+            Verdict::Spare(spare) => self.spare(spare, now),
+        }
+        None
+    }
+
+    /// What a scan of this mode leads to.
+    fn response_to(&self, mode: WatchMode) -> Response {
+        match mode.protocol {
+            Protocol::Tcp => self.config.tcp.response,
+            Protocol::Udp => self.config.udp.response,
+        }
+    }
+
+    /// Counts a scan that there are too many of.
+    fn spare(&mut self, spare: Spare, now: Now) {
+        let rules = &self.config.ban;
+        match spare {
+            Spare::LogOnly => {}
+            Spare::Limit => {
                 self.counters.spared_limit += 1;
                 let words = || {
                     format!(
@@ -225,7 +246,7 @@ impl Engine {
                 };
                 self.complaints.add(About::Limit, now.mono, words);
             }
-            Verdict::Spare(Spare::Rate) => {
+            Spare::Rate => {
                 self.counters.spared_rate += 1;
                 let words = || {
                     format!(
@@ -236,7 +257,6 @@ impl Engine {
                 self.complaints.add(About::Rate, now.mono, words);
             }
         }
-        None
     }
 
     /// Tells of a scan once, and bans nobody for it.

@@ -36,6 +36,8 @@ pub struct Bans {
     lengths_v6: Lengths,
     neighbours: Neighbours,
     past: HashMap<Source, Past>,
+    /// `None`: there are no rules yet.
+    most_past: Option<usize>,
     begun: Begun,
 }
 
@@ -60,8 +62,10 @@ pub struct Past {
     pub last_end: Wall,
 }
 
-/// Sources whose past bans are remembered at most. Beyond it, a newcomer's past is not kept: its next ban is a first one.
-pub const MAX_PAST: usize = 1_000_000;
+/// Sources whose past bans are remembered at most, for each that may be banned at a time, and by themselves: one more, and the table
+/// would take twice the room. Beyond it, a newcomer's past is not kept: its next ban is a first one.
+const PASTS_A_BAN: usize = 4;
+const MAX_PAST: usize = (1 << 20) / 8 * 7;
 
 /// Reasons whose words are shared; a list is banned with one, what people type is few.
 const MAX_WORDS: usize = 1024;
@@ -237,8 +241,9 @@ impl Bans {
             .filter_map(move |&(length, _)| self.get(Source::prefix(address, length)))
     }
 
-    /// Counts neighbours by these rules from now on.
-    pub fn roll_up_by(&mut self, rules: &BanRules) {
+    /// Counts neighbours, and bounds memory, by these rules from now on.
+    pub fn go_by(&mut self, rules: &BanRules) {
+        self.most_past = Some(most_past(rules));
         self.neighbours.follow(rules, self.slots.iter().flatten());
     }
 
@@ -315,9 +320,21 @@ impl Bans {
         self.past.get(&source).copied()
     }
 
-    /// Keeps what a source had before, up to [`MAX_PAST`] sources.
+    /// The wall clock has moved by so many milliseconds: bans end when they would have.
+    pub fn clock_moved(&mut self, by: i64) {
+        let move_on = |wall: &mut Wall| wall.0 = wall.0.saturating_add(by);
+        for ban in self.slots.iter_mut().flatten() {
+            if let Some(end) = &mut ban.end {
+                move_on(&mut end.wall);
+                move_on(&mut ban.start);
+            }
+        }
+        self.neighbours.clock_moved(by);
+    }
+
+    /// Keeps what a source had before, up to [`most_past`] sources.
     pub fn remember(&mut self, source: Source, past: Past) {
-        if self.past.len() < MAX_PAST || self.past.contains_key(&source) {
+        if self.past.len() < self.most_past.unwrap_or(MAX_PAST) || self.past.contains_key(&source) {
             self.past.insert(source, past);
         }
     }
@@ -341,6 +358,13 @@ impl Bans {
             &mut self.lengths_v6
         }
     }
+}
+
+/// Of so many sources it is remembered what they had before, by these rules.
+#[must_use]
+pub fn most_past(rules: &BanRules) -> usize {
+    let limit = usize::try_from(rules.limit).unwrap_or(usize::MAX);
+    limit.saturating_mul(PASTS_A_BAN).min(MAX_PAST)
 }
 
 fn index(slot: Slot) -> usize {
@@ -542,5 +566,43 @@ mod tests {
         bans.remove("192.0.2.1".parse().unwrap());
         assert_eq!(bans.past("192.0.2.1".parse().unwrap()), None);
         assert_eq!(bans.next_end(), None);
+    }
+
+    #[test]
+    fn pasts_are_remembered_of_four_sources_for_each_that_may_be_banned() {
+        let mut bans = Bans::default();
+        let rules = |limit| BanRules {
+            limit,
+            ..crate::config::Config::default().ban
+        };
+        bans.go_by(&rules(2));
+        let past = Past {
+            count: 1,
+            last_end: Wall(0),
+        };
+        let source = |n: u32| Source::from(IpAddr::from(std::net::Ipv4Addr::from(n)));
+        (0..10).for_each(|n| bans.remember(source(n), past));
+        assert!(bans.past(source(7)).is_some());
+        assert!(bans.past(source(8)).is_none());
+        let again = Past { count: 2, ..past };
+        bans.remember(source(7), again);
+        assert_eq!(bans.past(source(7)), Some(again));
+        assert_eq!(most_past(&rules(200_000)), 800_000);
+        assert_eq!(most_past(&rules(10_000_000)), MAX_PAST);
+    }
+
+    #[test]
+    fn a_clock_that_moves_changes_what_people_read_and_not_when_bans_end() {
+        let mut bans = Bans::default();
+        bans.insert(ban("192.0.2.1", Some(600)));
+        bans.insert(ban("192.0.2.2", None));
+        let hour = 3_600_000;
+        bans.clock_moved(hour);
+        let moved = bans.get("192.0.2.1".parse().unwrap()).unwrap();
+        assert_eq!(moved.start, Wall(hour));
+        assert_eq!(moved.length(), Some(Duration::from_secs(600)));
+        assert_eq!(moved.left(NOW), Some(Duration::from_secs(600)));
+        let for_ever = bans.get("192.0.2.2".parse().unwrap()).unwrap();
+        assert_eq!(for_ever.start, Wall(0), "it had begun when it had");
     }
 }

@@ -116,6 +116,13 @@ impl Neighbours {
         within.iter().for_each(|ban| self.add(ban));
     }
 
+    /// The wall clock has moved by so many milliseconds.
+    pub(super) fn clock_moved(&mut self, by: i64) {
+        for at in self.forgiven.values_mut() {
+            at.0 = at.0.saturating_add(by);
+        }
+    }
+
     /// Drops what was forgiven before that moment.
     pub(super) fn forget_before(&mut self, moment: Wall) {
         self.forgiven.retain(|_, at| *at >= moment);
@@ -213,7 +220,7 @@ mod tests {
 
     fn bans_by(rules: &BanRules) -> Bans {
         let mut bans = Bans::default();
-        bans.roll_up_by(rules);
+        bans.go_by(rules);
         bans
     }
 
@@ -448,7 +455,7 @@ mod tests {
             }],
             ..rules()
         };
-        bans.roll_up_by(&stricter);
+        bans.go_by(&stricter);
         assert_eq!(bans.crowded(), ["2001:db8::/60".parse().unwrap()]);
     }
 }
