@@ -1,6 +1,5 @@
 //! Floods from sources that are made up: memory stays bounded, the log readable, the loop alive, and a scanner among them is found.
 
-use std::fs;
 use std::net::Ipv4Addr;
 
 use crate::lab::{Daemon, Pair, eventually, send_syns};
@@ -12,14 +11,6 @@ fn crowd(count: u32) -> impl Iterator<Item = Ipv4Addr> {
     (1..=count).map(|n| Ipv4Addr::from(0x0b00_0000 + n * 7))
 }
 
-/// Megabytes that the daemon has in memory.
-fn resident(daemon: &Daemon<'_>) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kilobytes.expect("every process has one") / 1024
-}
-
 #[test]
 fn who_scans_amid_a_flood_is_found_and_nobody_else_is_banned() {
     let Pair { host, stranger } = &Pair::new();
@@ -29,8 +20,8 @@ fn who_scans_amid_a_flood_is_found_and_nobody_else_is_banned() {
     stranger.nmap("-sS", "23", Pair::HOST);
     daemon.element("banned4", Pair::STRANGER);
     assert_eq!(daemon.banned(), [Pair::STRANGER]);
-    let resident = resident(&daemon);
-    assert!(resident < 48, "{resident} MB");
+    let resident = daemon.resident();
+    assert!(resident < 48 << 10, "{resident} kB");
     let lines = daemon.log().lines().count();
     assert!(lines < 40, "{lines} lines: {}", daemon.log());
 }

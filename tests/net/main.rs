@@ -43,6 +43,15 @@ mod table;
 /// Floods.
 mod flood;
 
+/// What a flood may cost: memory, lines of the log, bans.
+mod bounds;
+
+/// Disks that are full, and histories that somebody spoils.
+mod storage;
+
+/// Wall clocks that leap, or are wrong.
+mod clock;
+
 /// Traps that take connections.
 mod traps;
 

@@ -11,12 +11,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::surroundings::{self, Surroundings};
-use super::{Element, Host, eventually};
+use super::{Clock, Disk, Element, Host, eventually};
 
 /// portsentry on a host. Ended on drop; where the test failed, its log is shown.
 pub(crate) struct Daemon<'a> {
     host: &'a Host,
+    /// What its files are on, where that is none of this host's; before them, for it goes first.
+    disk: Option<Disk>,
     dir: TempDir,
+    /// What it takes to see a clock of its own.
+    environment: Vec<(&'static str, PathBuf)>,
     /// Where its `/etc` and `/run` are kept; `None`: it sees this host's.
     surroundings: Option<PathBuf>,
     child: Option<Child>,
@@ -54,9 +58,32 @@ impl<'a> Daemon<'a> {
     /// servers of who runs it.
     pub(crate) fn new(host: &'a Host, config: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        Self::new_in(dir, None, host, config)
+    }
+
+    /// As [`start`](Self::start), where all its files, its log too, are on a disk of this size.
+    pub(crate) fn start_on_disk(size: &str, host: &'a Host, config: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let disk = Disk::mount(dir.path(), size);
+        let mut daemon = Self::new_in(dir, Some(disk), host, config);
+        daemon.restart();
+        daemon
+    }
+
+    /// As [`start`](Self::start), where it goes by this clock, and so do commands.
+    pub(crate) fn start_by(clock: &Clock, host: &'a Host, config: &str) -> Self {
+        let mut daemon = Self::new(host, config);
+        daemon.environment.extend(clock.environment());
+        daemon.restart();
+        daemon
+    }
+
+    fn new_in(dir: TempDir, disk: Option<Disk>, host: &'a Host, config: &str) -> Self {
         let daemon = Self {
             host,
+            disk,
             dir,
+            environment: Vec::new(),
             surroundings: None,
             child: None,
         };
@@ -92,6 +119,11 @@ impl<'a> Daemon<'a> {
     /// A file of this daemon's own.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The disk that it was started on.
+    pub(crate) fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("it was started on a disk")
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -263,7 +295,16 @@ impl<'a> Daemon<'a> {
             }
         };
         command.arg("-c").arg(self.config());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Kilobytes that it has in memory.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let size = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        size.expect("every process has one")
     }
 }
 

@@ -1,6 +1,8 @@
 //! The laboratory: hosts out of network namespaces, cables between them, and patience.
 
+mod clock;
 mod daemon;
+mod disk;
 mod host;
 mod name_server;
 pub(crate) mod packets;
@@ -11,11 +13,14 @@ mod worlds;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use clock::Clock;
 pub(crate) use daemon::{Daemon, Said};
+pub(crate) use disk::Disk;
 pub(crate) use host::{Element, Host};
 pub(crate) use name_server::{Mood, NameServer};
 pub(crate) use packets::{
-    DEST_OPTIONS, FRAGMENT, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns, tcp_syn,
+    DEST_OPTIONS, FRAGMENT, Flood, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns,
+    tcp_syn,
 };
 pub(crate) use sandbox::{Process, Sandbox};
 pub(crate) use surroundings::Surroundings;

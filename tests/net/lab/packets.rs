@@ -1,13 +1,16 @@
 //! Packets that no ordinary program sends, byte by byte.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
 
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::MutableIpv4Packet;
 use pnet::packet::tcp::{MutableTcpPacket, TcpFlags, ipv4_checksum, ipv6_checksum};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::Host;
+use super::{Host, eventually};
 
 /// The numbers of what follows a header.
 pub(crate) const TCP: u8 = 6;
@@ -118,6 +121,77 @@ pub(crate) fn send_ipv4(
             assert_eq!(sent, packet.len());
         }
     });
+}
+
+/// SYNs to one port, each from another source, none of which exists: sent on and on from another thread, as fast as can be, until
+/// this is dropped.
+pub(crate) struct Flood {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    /// From IPv4 sources, 16 million before one comes again, or from as many /64s of IPv6, as `dest` is.
+    pub(crate) fn begin(from: &Host, dest: IpAddr, port: u16) -> Self {
+        let (stop, sent) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU32::new(0)),
+        );
+        let (stopping, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let socket = from.inside(|| {
+            let domain = Domain::for_address(SocketAddr::new(dest, 0));
+            // IPPROTO_RAW: the packet has its header with it, IPv6's too (raw(7), ipv6(7)).
+            Socket::new(domain, Type::RAW, Some(Protocol::from(255))).expect("root may")
+        });
+        let to = SockAddr::from(SocketAddr::new(dest, 0));
+        let thread = thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                let n = count.fetch_add(1, Ordering::Relaxed);
+                // For want of room it is one packet less.
+                let _ = socket.send_to(&made_up_syn(n, dest, port), &to);
+            }
+        });
+        Self {
+            stop,
+            sent,
+            thread: Some(thread),
+        }
+    }
+
+    /// Waits until there have been so many.
+    pub(crate) fn has_sent(&self, count: u32) {
+        eventually(&format!("{count} packets are sent"), || {
+            (self.sent.load(Ordering::Relaxed) >= count).then_some(())
+        });
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn made_up_syn(n: u32, dest: IpAddr, port: u16) -> Vec<u8> {
+    match dest {
+        IpAddr::V4(dest) => {
+            let source = Ipv4Addr::from(0x0b00_0000 | n.wrapping_mul(7) & 0x00ff_ffff);
+            ipv4_syn(source, dest, port, 0)
+        }
+        IpAddr::V6(dest) => {
+            let prefix = 0x2001_0db8_u128 << 96 | u128::from(n) << 64;
+            let source = Ipv6Addr::from(prefix | 1);
+            let mut bytes = vec![0x60, 0, 0, 0, 0, 20, TCP, 64];
+            bytes.extend(source.octets());
+            bytes.extend(dest.octets());
+            bytes.extend(syn(source.into(), dest.into(), port));
+            bytes
+        }
+    }
 }
 
 /// Sends one SYN to `port` from each of these sources, which need not be the sender's own.
