@@ -12,6 +12,7 @@ mod bans;
 mod busy;
 mod contender;
 mod engine;
+mod repair;
 mod responders;
 mod start;
 mod table;
@@ -43,7 +44,7 @@ pub(crate) struct Run {
 
 type Measure = fn(&Run) -> Vec<Table>;
 
-const MEASURES: [(&str, Measure); 9] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("time-to-ban", bans::time_to_ban),
     ("floods", bans::floods),
     ("engine", engine::engine),
@@ -53,6 +54,7 @@ const MEASURES: [(&str, Measure); 9] = [
     ("replay", start::replay),
     ("commands", start::commands),
     ("responders", responders::responders),
+    ("repair", repair::repair),
 ];
 
 fn main() {

@@ -18,7 +18,7 @@ pub(crate) const MEASURED: usize = 1;
 
 /// A port of the host that is a trap, and one where datagrams are taken.
 pub(crate) const TRAP: u16 = 23;
-const SERVICE: u16 = 5000;
+pub(crate) const SERVICE: u16 = 5000;
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
@@ -100,7 +100,7 @@ fn address(n: u8) -> Ipv4Addr {
 }
 
 /// Where the datagrams arrive: at once, for a cable in one machine delivers what is sent before the sender goes on.
-fn service() -> UdpSocket {
+pub(crate) fn service() -> UdpSocket {
     let socket = UdpSocket::bind((HOST, SERVICE)).expect("a fresh host's ports are free");
     socket
         .set_nonblocking(true)
