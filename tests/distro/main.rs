@@ -29,6 +29,9 @@ mod unit;
 /// What reloads, reboots and commands do to bans.
 mod bans;
 
+/// firewalld and ufw beside it.
+mod firewalls;
+
 /// Installed from our package, and removed again.
 mod package;
 
