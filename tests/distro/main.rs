@@ -32,6 +32,9 @@ mod bans;
 /// firewalld and ufw beside it.
 mod firewalls;
 
+/// Logged in through sshd.
+mod logins;
+
 /// Installed from our package, and removed again.
 mod package;
 

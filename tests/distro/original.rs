@@ -129,7 +129,7 @@ fn restarting_either_unit_loses_neither_mode(release: Release) {
     let status: Value =
         serde_json::from_str(&machine.run("portsentry status --json")).expect("--json prints JSON");
     let daemon = &status["pid"];
-    let (dead, alive) = if machine.shows("portsentry@atcp", "MainPID") == daemon.to_string() {
+    let (dead, alive) = if machine.shows("portsentry@atcp", "MainPID") == *daemon.to_string() {
         ("atcp", "audp")
     } else {
         ("audp", "atcp")
