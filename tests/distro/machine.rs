@@ -68,26 +68,28 @@ impl Release {
             Self::Debian13 => "debian13",
         }
     }
-
-    fn root(self) -> PathBuf {
-        target("distro").join(self.name())
-    }
 }
 
 impl Machine {
     /// A Debian that is booted and has nothing of portsentry but the program, as /usr/sbin/portsentry.
     pub(crate) fn boot(release: Release) -> Self {
-        Self::with(release, Some(PROGRAM))
+        Self::with(release.name(), Some(PROGRAM))
     }
 
     /// A Debian that is booted and has nothing of portsentry at all.
     pub(crate) fn boot_bare(release: Release) -> Self {
-        Self::with(release, None)
+        Self::with(release.name(), None)
     }
 
-    fn with(release: Release, program: Option<&'static str>) -> Self {
+    /// The same, but Debian 13 with sysvinit in place of systemd.
+    pub(crate) fn boot_sysvinit() -> Self {
+        Self::with("sysvinit", None)
+    }
+
+    /// With a root from target/distro.
+    fn with(root: &str, program: Option<&'static str>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let root = release.root();
+        let root = target("distro").join(root);
         assert!(
             root.exists() && target("distro").join("original").exists(),
             "{} is not there: as root, run tests/distro/roots, or make distro",
@@ -140,10 +142,15 @@ impl Machine {
                 );
             }
             let leader = self.leader()?;
-            let output = self.enter(leader, "systemctl is-system-running");
-            let state = String::from_utf8_lossy(&output.stdout);
+            let line = match name_of(leader).as_str() {
+                "systemd" => "systemctl is-system-running",
+                // It tells of its runlevel when it enters it.
+                _ => "runlevel && ! pgrep -x rc",
+            };
+            let output = self.enter(leader, line);
+            let state = text(&output.stdout);
             match state.trim() {
-                "running" => Some(()),
+                "running" | "N 2" => Some(()),
                 "degraded" => panic!(
                     "units of the machine have failed:\n{}",
                     self.run("systemctl --failed --no-pager; journalctl --no-pager -p warning")
@@ -155,7 +162,7 @@ impl Machine {
 
     /// Shuts down in order, and boots. What it has on disk stays, what the kernel had is gone.
     pub(crate) fn reboot(&mut self) {
-        let _ = self.try_run("systemctl poweroff");
+        let _ = self.try_run("poweroff");
         eventually("the machine shuts down", || {
             let power = self.power.as_mut().expect("it is on");
             power.try_wait().expect("it is our child")
@@ -163,6 +170,10 @@ impl Machine {
         self.power = None;
         // It had no kernel of its own.
         self.net.host.nft("flush ruleset");
+        // Some take their network down as they go.
+        for link in ["lo", "eth0"] {
+            self.net.host.ip(&format!("link set {link} up"));
+        }
         self.switch_on();
     }
 
@@ -235,7 +246,7 @@ impl Machine {
 
     /// What `systemctl show` says of a unit.
     pub(crate) fn shows(&self, unit: &str, property: &str) -> String {
-        let line = format!("systemctl show --value --property={property} '{unit}'");
+        let line = format!("systemctl show --value --property={property} {unit}");
         self.run(&line).trim().to_owned()
     }
 
@@ -276,7 +287,7 @@ impl Machine {
     /// Process 1 of the machine, by the number it has here.
     fn leader(&self) -> Option<u32> {
         let nspawn = self.nspawn()?;
-        child_of(nspawn).filter(|leader| name_of(*leader) == "systemd")
+        child_of(nspawn).filter(|leader| ["systemd", "init"].contains(&name_of(*leader).as_str()))
     }
 
     fn nspawn(&self) -> Option<u32> {

@@ -38,6 +38,9 @@ mod logins;
 /// Installed from our package, and removed again.
 mod package;
 
+/// Installed from our package where sysvinit starts it.
+mod sysvinit;
+
 /// Our package in place of Debian's own portsentry 1.2.
 mod upgrade;
 

@@ -23,8 +23,13 @@ pub(crate) const INSTALL: &str =
 /// A machine that has our package, but not installed.
 pub(crate) fn delivered(release: Release) -> Machine {
     let machine = Machine::boot_bare(release);
-    machine.copy(&package(), "/root/portsentry-nft.deb");
+    deliver(&machine);
     machine
+}
+
+/// Gives a machine our package.
+pub(crate) fn deliver(machine: &Machine) {
+    machine.copy(&package(), "/root/portsentry-nft.deb");
 }
 
 /// A machine that our package is installed on.
