@@ -78,7 +78,9 @@ distro: ## in a booted Debian 12 and 13: package, units, sandbox, journal, reloa
 	@packaging/setup --distro
 	packaging/deb
 	tests/distro/roots
+	rm -f target/distro/figures
 	cargo test --locked --test distro
+	@sort -V target/distro/figures
 
 bench: setup ## measure, beside 1.2, fail2ban and the bare kernel; prints tables, and target/bench.json (as root)
 	-tests/compliance/fetch

@@ -239,7 +239,8 @@ impl Machine {
         fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    /// A file of the machine's, by the name it has here.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         let leader = self.leader().expect("the machine is on");
         PathBuf::from(format!("/proc/{leader}/root{path}"))
     }
@@ -285,9 +286,15 @@ impl Machine {
     }
 
     /// Process 1 of the machine, by the number it has here.
-    fn leader(&self) -> Option<u32> {
+    pub(crate) fn leader(&self) -> Option<u32> {
         let nspawn = self.nspawn()?;
         child_of(nspawn).filter(|leader| ["systemd", "init"].contains(&name_of(*leader).as_str()))
+    }
+
+    /// A name that nothing else on this host has.
+    pub(crate) fn name(&self) -> &str {
+        let name = self.cgroup.file_name().and_then(|name| name.to_str());
+        name.expect("it was given one by `with`")
     }
 
     fn nspawn(&self) -> Option<u32> {
@@ -327,7 +334,14 @@ impl Drop for Machine {
             }
             let _ = power.wait();
         }
-        let _ = within(Duration::from_secs(5), || remove(&self.cgroup).ok());
+        let memory = mounted("cgroup", "memory").map(|hierarchy| hierarchy.join(self.name()));
+        for cgroup in memory
+            .filter(|dir| dir.exists())
+            .iter()
+            .chain([&self.cgroup])
+        {
+            let _ = within(Duration::from_secs(5), || remove(cgroup).ok());
+        }
     }
 }
 
@@ -351,13 +365,19 @@ fn name_of(process: u32) -> String {
 
 /// Where this host has cgroups of version 2, be it beside those of version 1.
 fn cgroups() -> PathBuf {
+    let place = mounted("cgroup2", "rw");
+    place.expect("these tests need a mounted cgroup2 file system: systemd runs in one")
+}
+
+/// Where this host has a file system of a kind mounted with an option.
+pub(crate) fn mounted(kind: &str, option: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").expect("every process can read its mounts");
-    let place = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|mount| mount.get(2) == Some(&"cgroup2"));
-    let place = place.expect("these tests need a mounted cgroup2 file system: systemd runs in one");
-    PathBuf::from(place[1])
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, its_kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_it = its_kind == kind && options.split(',').any(|it| it == option);
+        is_it.then(|| PathBuf::from(place))
+    })
 }
 
 /// Removes a cgroup and those below, which have no processes any more.

@@ -38,6 +38,12 @@ mod logins;
 /// Installed from our package, and removed again.
 mod package;
 
+/// What memory a process takes.
+mod memory;
+
+/// What it takes, and how long.
+mod figures;
+
 /// Installed from our package where sysvinit starts it.
 mod sysvinit;
 

@@ -33,7 +33,7 @@ pub(crate) fn deliver(machine: &Machine) {
 }
 
 /// A machine that our package is installed on.
-fn installed(release: Release) -> Machine {
+pub(crate) fn installed(release: Release) -> Machine {
     let machine = delivered(release);
     machine.run(INSTALL);
     machine
