@@ -21,14 +21,14 @@ on_each_debian!(
 );
 
 /// Somebody's ssh, from the stranger. Ends the login on drop.
-struct Login {
+pub(crate) struct Login {
     ssh: Child,
     _key: TempDir,
 }
 
 impl Login {
     /// Logs in as root, who has a key to this machine from now on.
-    fn to(machine: &Machine) -> Self {
+    pub(crate) fn to(machine: &Machine) -> Self {
         machine.run(
             "test -e /root/key || ssh-keygen -q -t ed25519 -N '' -f /root/key
             mkdir -p -m 700 /root/.ssh && cp /root/key.pub /root/.ssh/authorized_keys",

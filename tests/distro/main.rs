@@ -38,6 +38,9 @@ mod logins;
 /// Installed from our package, and removed again.
 mod package;
 
+/// With what a container may do.
+mod container;
+
 /// What memory a process takes.
 mod memory;
 

@@ -47,7 +47,8 @@ pub(crate) fn running(release: Release) -> Machine {
     machine
 }
 
-fn source(path: &str) -> std::path::PathBuf {
+/// A file of this tree.
+pub(crate) fn source(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
