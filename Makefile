@@ -82,9 +82,11 @@ distro: ## in a booted Debian 12 and 13: package, units, sandbox, journal, reloa
 	cargo test --locked --test distro
 	@sort -V target/distro/figures
 
-bench: setup ## measure, beside 1.2, fail2ban and the bare kernel; prints tables, and target/bench.json (as root)
+bench: setup ## measure, beside 1.2, fail2ban and the bare kernel; prints tables, and target/bench.json (as root); QUICK=1: whether it can be
 	-tests/compliance/fetch
-	cargo bench --locked --bench figures
+	command -v valgrind >/dev/null || echo 'bench: no valgrind: instructions will be missing' >&2
+	cargo bench --locked --bench figures --bench micro --no-run
+	nice -n -10 cargo bench --locked --bench figures
 
 bench-micro: ## the steps of a probe's trip, by themselves; benches/instructions counts what they take
 	cargo bench --locked --bench micro

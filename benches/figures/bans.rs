@@ -10,9 +10,15 @@ use crate::wire::{Cable, Flood, MEASURED, on};
 /// Sources whose time to the ban is taken of each contender, over all rounds.
 const SOURCES: usize = 200;
 
+/// Fewer of one that takes a second for each.
+const SOURCES_OF_FAIL2BAN: usize = 30;
+
 /// How long floods last, and how long whoever has a backlog may work on it.
 const FLOOD: Duration = Duration::from_secs(3);
 const BACKLOG: Duration = Duration::from_secs(5);
+
+/// Who has done nothing for so long is through.
+const THROUGH: Duration = Duration::from_millis(300);
 
 /// What a flood that nobody may lose a probe of brings a second.
 const BRISK: u32 = 100_000;
@@ -24,9 +30,16 @@ pub(crate) fn time_to_ban(run: &Run) -> Vec<Table> {
         Unit::Time,
     );
     let (there, missing) = Contender::there(&Contender::ALL, run);
-    let sources = u8::try_from(SOURCES.div_ceil(run.rounds)).unwrap_or(u8::MAX);
+    let sources = |contender: Contender| {
+        let all = match contender {
+            Contender::Fail2ban => run.size(SOURCES_OF_FAIL2BAN, 3),
+            _ => run.size(SOURCES, 20),
+        };
+        u8::try_from(all.div_ceil(run.rounds)).unwrap_or(u8::MAX)
+    };
     for _ in 0..run.rounds {
         for contender in &there {
+            let sources = sources(*contender);
             let cable = Cable::new(sources);
             let _running = on(MEASURED, || contender.start(&cable.host, Task::Ban));
             let times = (1..=sources).map(|n| cable.time_to_ban(n).as_secs_f64());
@@ -41,12 +54,12 @@ pub(crate) fn time_to_ban(run: &Run) -> Vec<Table> {
 
 /// Floods of SYNs, every one from a source of its own.
 pub(crate) fn floods(run: &Run) -> Vec<Table> {
-    let flood = Flood::new(2_000_000);
     let mut banned = Table::new(
         format!("flood of {BRISK} new sources a second, all to be banned: bans in force a second"),
         Unit::Rate,
     );
     let mut lost = Table::new("the same: probes lost", Unit::Count);
+    let mut brought = Table::new("the same: probes sent a second", Unit::Rate);
     let mut at_most = Table::new(
         "flood as fast as can be sent, all to be banned: bans in force a second",
         Unit::Rate,
@@ -62,13 +75,15 @@ pub(crate) fn floods(run: &Run) -> Vec<Table> {
         Table::new(title, Unit::Time)
     });
     let (there, missing) = Contender::there(&Contender::ALL, run);
+    let take = |contender, task, rate| take(contender, task, rate, run.size(FLOOD, FLOOD / 6));
     for _ in 0..run.rounds {
         for contender in &there {
             let (name, side) = (contender.name(), contender.side());
-            let counted = take(*contender, Task::Ban, &flood, Some(BRISK));
+            let counted = take(*contender, Task::Ban, Some(BRISK));
             banned.add(name, side, vec![counted.rate]);
             lost.add(name, side, vec![counted.lost]);
-            let counted = take(*contender, Task::Ban, &flood, None);
+            brought.add(name, side, vec![counted.sent]);
+            let counted = take(*contender, Task::Ban, None);
             at_most.add(name, side, vec![counted.rate]);
             let is_program = *contender != Contender::Kernel;
             if is_program {
@@ -78,7 +93,7 @@ pub(crate) fn floods(run: &Run) -> Vec<Table> {
                 contender,
                 Contender::Kernel | Contender::Nft | Contender::Fail2ban
             ) {
-                let counted = take(*contender, Task::Log, &flood, None);
+                let counted = take(*contender, Task::Log, None);
                 logged.add(name, side, vec![counted.rate]);
                 sent.add(name, side, vec![counted.sent]);
                 work[1].add(name, side, vec![counted.work]);
@@ -95,6 +110,7 @@ pub(crate) fn floods(run: &Run) -> Vec<Table> {
     vec![
         banned,
         lost,
+        brought,
         at_most,
         logged,
         sent,
@@ -112,32 +128,33 @@ struct Counted {
     work: f64,
 }
 
-fn take(contender: Contender, task: Task, flood: &Flood, a_second: Option<u32>) -> Counted {
+fn take(contender: Contender, task: Task, a_second: Option<u32>, time: Duration) -> Counted {
     let cable = Cable::new(0);
     let running = on(MEASURED, || contender.start(&cable.host, task));
     let pids = running.pids();
     let before = Worked::of(&pids).seconds;
     let begun = Instant::now();
-    let (sent, time) = flood.send(&cable.scanner, a_second, FLOOD);
+    let (sent, sending) = Flood::new().send(&cable.scanner, a_second, time);
     // What is still on its way counts, and so does the time that it takes.
     let (mut done, mut at) = look(&running, task, begun);
-    while at < FLOOD + BACKLOG && done < u64::from(sent) {
-        std::thread::sleep(Duration::from_millis(50));
-        let (now_done, now) = look(&running, task, begun);
-        if now_done == done {
-            break;
+    let mut looked = at;
+    while looked < time + BACKLOG && looked < at + THROUGH && done < u64::from(sent) {
+        std::thread::sleep(Duration::from_millis(20));
+        let now_done;
+        (now_done, looked) = look(&running, task, begun);
+        if now_done > done {
+            (done, at) = (now_done, looked);
         }
-        (done, at) = (now_done, now);
     }
     let worked = Worked::of(&pids).seconds - before;
+    assert!(done > 0, "{} has done nothing in a flood", contender.name());
     let sent = f64::from(sent);
     #[expect(clippy::cast_precision_loss, reason = "counts are below 2^53")]
-    let [done, dropped] = [Some(done), running.lost()].map(|it| it.map(|it| it as f64));
-    let done = done.unwrap_or(0.0);
+    let done = done as f64;
     Counted {
-        sent: sent / time.as_secs_f64(),
+        sent: sent / sending.as_secs_f64(),
         rate: done / at.as_secs_f64(),
-        lost: dropped.unwrap_or((sent - done).max(0.0)),
+        lost: (sent - done).max(0.0),
         work: worked / done,
     }
 }
@@ -149,6 +166,6 @@ fn look(running: &Running<'_>, task: Task, begun: Instant) -> (u64, Duration) {
         Task::Ban => running.banned(),
         Task::Log => running.judged(),
     };
-    let is_peer = running.lost().is_none();
+    let is_peer = !running.is_ours();
     (done, if is_peer { asked } else { begun.elapsed() })
 }

@@ -19,8 +19,11 @@ use crate::lab::{Daemon, Host};
 use crate::table::{Of, Side, Table, Unit};
 use crate::wire::{Cable, HOST, MEASURED, SCANNER, TRAP, made_up, on, pin, raw_socket};
 
-/// How long each is measured.
-const TIME: Duration = Duration::from_secs(2);
+/// How long each is measured at a time.
+const TIME: Duration = Duration::from_secs(1);
+
+/// How often each has its turn in a round: what is looked for is small beside the noise.
+const TURNS: usize = 4;
 
 /// A service among the ports that would be traps without it, as a web server's are.
 const WEB: u16 = 80;
@@ -83,7 +86,7 @@ pub(crate) fn busy(run: &Run) -> Vec<Table> {
         Watcher::Ours("ip"),
     ];
     watchers.extend(peers.into_iter().map(Watcher::Peer));
-    for _ in 0..run.rounds {
+    for _ in 0..run.rounds * run.size(TURNS, 1) {
         for watcher in &watchers {
             let cable = Cable::new(0);
             let rate = watcher.during(&cable.host, || serve_connections(&cable));

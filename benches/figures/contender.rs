@@ -4,8 +4,11 @@
 //! The peers are Debian's packages as `tests/compliance/fetch` unpacks them; what is not there is told, and left out.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -48,6 +51,9 @@ pub(crate) struct Running<'a> {
     fail2ban: Option<Child>,
     _syslog: Option<Syslog>,
 }
+
+/// How long fail2ban may take.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const HISTORY: &str = "/var/lib/portsentry/portsentry.history";
 
@@ -153,7 +159,7 @@ const KERNEL: &str = "table inet kill {
     chain prerouting {
         type filter hook prerouting priority -310;
         ip saddr @banned drop
-        tcp dport 1-1023 tcp flags syn add @banned { ip saddr }
+        tcp dport 1-1023 tcp flags syn add @banned { ip saddr } counter
     }
 }";
 
@@ -213,7 +219,10 @@ impl Running<'_> {
     fn start_fail2ban(&mut self) {
         let sandbox = self.sandbox.as_ref().expect("1.2 was started before");
         let stock = fail2ban("etc/fail2ban");
-        sandbox.sh(&format!("cp -r {} /etc/fail2ban", stock.display()));
+        sandbox.sh(&format!(
+            "rm -rf /etc/fail2ban /run/fail2ban.log && cp -r {} /etc/fail2ban",
+            stock.display()
+        ));
         sandbox.write(
             "/etc/fail2ban/fail2ban.local",
             "[Definition]\nlogtarget = /run/fail2ban.log\nsocket = /run/fail2ban.sock\npidfile = /run/fail2ban.pid\n\
@@ -240,12 +249,61 @@ impl Running<'_> {
         });
     }
 
+    /// How long fail2ban takes from its start to these bans, which it was told of before, in force.
+    pub(crate) fn restarted_with(&mut self, bans: impl Iterator<Item = IpAddr>) -> Duration {
+        let bans: Vec<String> = bans.map(|ban| ban.to_string()).collect();
+        let wanted = u64::try_from(bans.len()).expect("a small number");
+        let sandbox = self.sandbox.as_ref().expect("it is fail2ban");
+        for some in bans.chunks(200) {
+            let mut command = sandbox.command("/usr/bin/python3");
+            command
+                .arg("-B")
+                .arg(fail2ban("usr/bin/fail2ban-client"))
+                .args(["-s", "/run/fail2ban.sock", "set", "portsentry", "banip"])
+                .args(some)
+                .env("PYTHONPATH", python_path());
+            let (status, said) = sandbox.run(command);
+            assert!(status.success(), "fail2ban-client: {said}");
+        }
+        self.until_banned(wanted);
+        let sandbox = self.sandbox.as_ref().expect("it is fail2ban");
+        let mut command = sandbox.command("/usr/bin/python3");
+        command
+            .arg("-B")
+            .arg(fail2ban("usr/bin/fail2ban-client"))
+            .args(["-s", "/run/fail2ban.sock", "stop"])
+            .env("PYTHONPATH", python_path())
+            .stdout(Stdio::null());
+        // It takes its bans down before it says anything.
+        let _ = command.spawn().expect("nsenter is there").wait();
+        let mut old = self.fail2ban.take().expect("it is fail2ban");
+        let _ = old.wait();
+        assert_eq!(self.banned(), 0, "fail2ban takes its bans down");
+        let begun = Instant::now();
+        self.start_fail2ban();
+        self.until_banned(wanted);
+        begun.elapsed()
+    }
+
+    fn until_banned(&self, wanted: u64) {
+        let begun = Instant::now();
+        while self.banned() < wanted {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} of {wanted} bans in {PATIENCE:?}",
+                self.banned()
+            );
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// How many bans are in force.
     pub(crate) fn banned(&self) -> u64 {
         match self.contender {
             Contender::Packet | Contender::Ip => self.status("/enforced"),
             Contender::Iptables => count(&self.host.run("iptables -S INPUT"), "-j DROP"),
-            Contender::Kernel | Contender::Nft => self.elements("kill banned"),
+            Contender::Kernel => self.added(),
+            Contender::Nft => self.elements("kill banned"),
             Contender::Fail2ban => self.elements("f2b-table addr-set-portsentry"),
         }
     }
@@ -258,10 +316,8 @@ impl Running<'_> {
         }
     }
 
-    /// How many probes were lost before it saw them, by its own account; `None`: it keeps none.
-    pub(crate) fn lost(&self) -> Option<u64> {
-        self.daemon.as_ref()?;
-        Some(self.status("/capture/dropped"))
+    pub(crate) fn is_ours(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The processes that it consists of, with what carries them, by their names.
@@ -291,6 +347,14 @@ impl Running<'_> {
         let status = daemon.json("status");
         let figure = status.pointer(pointer).and_then(serde_json::Value::as_u64);
         figure.unwrap_or_else(|| panic!("no {pointer} in {status}"))
+    }
+
+    /// How many packets the bare kernel has added the sources of. All are of different ones, and to list them would take minutes.
+    fn added(&self) -> u64 {
+        let rules = self.host.nft("list chain inet kill prerouting");
+        let counted = rules.split_once("counter packets ").map(|(_, rest)| rest);
+        let number = counted.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("no counter in {rules}"))
     }
 
     /// How many elements a set has; none where there is no such set yet.

@@ -32,7 +32,8 @@ const BATCH: u32 = 64;
 const A_MILLISECOND: u32 = 4_096;
 
 pub(crate) fn engine(run: &Run) -> Vec<Table> {
-    let title = format!("engine alone: {SOURCES} probes, each of a source of its own");
+    let sources = run.size(SOURCES, 2 * SETTLED);
+    let title = format!("engine alone: {sources} probes, each of a source of its own");
     let mut rate = Table::new(format!("{title}, judged a second"), Unit::Rate);
     let mut allocations = Table::new(
         format!("the same: allocations after the first {SETTLED}"),
@@ -43,11 +44,11 @@ pub(crate) fn engine(run: &Run) -> Vec<Table> {
         Unit::Bytes,
     );
     for _ in 0..run.rounds {
-        let (time, settling, steady) = on(MEASURED, judge_all);
+        let (time, settling, steady) = on(MEASURED, || judge_all(sources));
         let add = |table: &mut Table, figure| {
             table.add("portsentry", Side::Ours, vec![figure]);
         };
-        add(&mut rate, f64::from(SOURCES) / time.as_secs_f64());
+        add(&mut rate, f64::from(sources) / time.as_secs_f64());
         #[expect(clippy::cast_precision_loss, reason = "counts are below 2^53")]
         let [count, bytes] = [steady.count_total, settling.bytes_max].map(|it| it as f64);
         add(&mut allocations, count);
@@ -59,7 +60,7 @@ pub(crate) fn engine(run: &Run) -> Vec<Table> {
 }
 
 /// How long it took, what was allocated at first, and what then.
-fn judge_all() -> (Duration, AllocationInfo, AllocationInfo) {
+fn judge_all(sources: u32) -> (Duration, AllocationInfo, AllocationInfo) {
     let directory = tempfile::tempdir().expect("there is room");
     let mut probes = Vec::with_capacity(BATCH.try_into().expect("a small number"));
     let start = Now::read();
@@ -78,7 +79,7 @@ fn judge_all() -> (Duration, AllocationInfo, AllocationInfo) {
         judge(engine.insert(engine_without_a_world(&history)), 0, SETTLED);
     });
     let mut engine = engine.expect("it was made");
-    let steady = measure(|| judge(&mut engine, SETTLED, SOURCES));
+    let steady = measure(|| judge(&mut engine, SETTLED, sources));
     (begun.elapsed(), settling, steady)
 }
 

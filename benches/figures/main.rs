@@ -1,21 +1,26 @@
 //! The figures we promise, measured on real packets between network namespaces, beside what a user would pick instead, in the same
 //! run: `make bench` prints them as tables, and leaves them in `target/bench.json`.
 //!
-//!     make bench                                                    everything, half an hour
-//!     cargo bench --bench figures -- --rounds 3 floods engine       these measures, so many rounds
+//!     make bench                                                    everything, a quarter of an hour
+//!     QUICK=1 make bench                                            whether everything can be measured, two minutes
+//!     cargo bench --bench figures -- --rounds 9 floods engine       these measures, so many rounds
 //!     cargo bench --bench figures -- --ours floods                  without the peers
 //!
 //! These machines are noisy: rounds are interleaved, so that what is compared is measured within seconds, and medians and ratios are
-//! what to quote.
+//! what to quote. What cannot be measured is told, and fails the run at its end.
 
 mod bans;
 mod busy;
 mod contender;
+mod crowd;
 mod engine;
+mod instructions;
+mod machine;
 mod repair;
 mod responders;
 mod start;
 mod table;
+mod tidy;
 mod wire;
 
 #[path = "../../tests/net/lab/mod.rs"]
@@ -27,11 +32,14 @@ mod wire;
 mod lab;
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::Command;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use machine::Machine;
 use table::Table;
 
 /// How it is to be measured.
@@ -40,45 +48,90 @@ pub(crate) struct Run {
     pub(crate) rounds: usize,
     /// Whether nobody but us is measured: for comparing two versions of ours.
     pub(crate) ours_alone: bool,
+    /// Whether it is enough to see that everything can be measured.
+    is_quick: bool,
+}
+
+impl Run {
+    /// How much of something there is to be.
+    pub(crate) fn size<T>(&self, whole: T, quick: T) -> T {
+        if self.is_quick { quick } else { whole }
+    }
 }
 
 type Measure = fn(&Run) -> Vec<Table>;
 
-const MEASURES: [(&str, Measure); 10] = [
+const MEASURES: [(&str, Measure); 12] = [
     ("time-to-ban", bans::time_to_ban),
     ("floods", bans::floods),
+    ("crowd", crowd::crowd),
     ("engine", engine::engine),
     ("busy", busy::busy),
     ("start", start::start),
     ("idle", start::idle),
     ("replay", start::replay),
     ("commands", start::commands),
-    ("responders", responders::responders),
     ("repair", repair::repair),
+    ("responders", responders::responders),
+    ("instructions", instructions::instructions),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let (run, wanted) = options();
+    let _traces =
+        tidy::leave_no_trace(run.size(Duration::from_secs(1800), Duration::from_secs(300)));
+    let machine = Machine::read();
+    say(&machine.told());
     let mut all: Vec<Value> = Vec::new();
+    let mut failed = Vec::new();
     for (name, measure) in MEASURES {
         if !wanted.is_empty() && !wanted.iter().any(|it| it == name) {
             continue;
         }
-        for table in measure(&run) {
-            table.print();
-            all.push(table.json());
+        let begun = Instant::now();
+        match catch_unwind(AssertUnwindSafe(|| measure(&run))) {
+            Ok(tables) => {
+                for table in tables {
+                    table.print();
+                    all.push(table.json());
+                }
+                let load = machine::load();
+                say(&format!(
+                    "  ({name}: {:.0} s; load now {load})",
+                    begun.elapsed().as_secs_f64()
+                ));
+            }
+            // What went wrong has been printed by then.
+            Err(_) => failed.push(name),
         }
         // After each: what is measured stays, whatever becomes of the rest.
-        save(&json!({ "machine": machine(), "rounds": run.rounds, "measures": all }));
+        let figures = json!({
+            "machine": machine.json(),
+            "rounds": run.rounds,
+            "quick": run.is_quick,
+            "measures": all,
+            "failed": failed,
+        });
+        save(&figures);
     }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    say(&format!(
+        "\nFAILED, for the reasons above: {}",
+        failed.join(", ")
+    ));
+    ExitCode::FAILURE
 }
 
 /// How, and the names of the measures that are wanted; none: all.
 fn options() -> (Run, Vec<String>) {
+    let is_quick = std::env::var_os("QUICK").is_some_and(|value| !value.is_empty() && value != "0");
     let mut wanted = Vec::new();
     let mut run = Run {
-        rounds: 5,
+        rounds: if is_quick { 1 } else { 3 },
         ours_alone: false,
+        is_quick,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -106,26 +159,9 @@ fn options() -> (Run, Vec<String>) {
     (run, wanted)
 }
 
-fn machine() -> Value {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let processors = read("/proc/cpuinfo");
-    let model = processors
-        .lines()
-        .find(|line| line.starts_with("model name"));
-    let said = |program: &str, arg: &str| {
-        let output = Command::new(program).arg(arg).output();
-        output.map_or(String::new(), |output| {
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        })
-    };
-    json!({
-        "processor": model.and_then(|line| line.split(": ").nth(1)),
-        "processors": std::thread::available_parallelism().map_or(0, usize::from),
-        "kernel": read("/proc/sys/kernel/osrelease").trim(),
-        "nft": said("nft", "--version"),
-        "iptables": said("iptables", "--version"),
-        "load": read("/proc/loadavg").trim(),
-    })
+#[expect(clippy::print_stdout, reason = "the figures are what this prints")]
+fn say(line: &str) {
+    println!("{line}");
 }
 
 fn save(figures: &Value) {

@@ -30,7 +30,7 @@ pub(crate) fn responders(run: &Run) -> Vec<Table> {
         .collect();
     let mut times = ["1 ban", "1 unban", "1000 bans in one go"]
         .map(|what| Table::new(format!("responders: {what}"), Unit::Time));
-    let bans = [0, 1_000, 100_000];
+    let bans = run.size([0, 1_000, 100_000], [0, 100, 1_000]);
     let mut packets = bans.map(|others| {
         let what =
             format!("responders: packets dropped a second, of one source banned beside {others}");

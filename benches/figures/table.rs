@@ -89,6 +89,9 @@ impl Table {
             Of::Median => "median",
             Of::P99 => "p99",
         };
+        if of == Of::P99 && !self.ours().all(Row::has_p99) {
+            return self.note("no aim for the p99: too few figures");
+        }
         let Some(best) = self.best(of, than) else {
             return self.note(format!("no aim for the {what}: nobody to compare with"));
         };
@@ -142,12 +145,14 @@ impl Table {
         let mut line = |text: &str| writeln!(out, "{text}").expect("standard output is there");
         let head = ["median", "p99", "rounds", "best peer's"];
         line(&format!(
-            "\n{}\n{:<44}{:>12}{:>12}{:>24}{:>12}",
+            "\n{}\n{:<52}{:>12}{:>12}{:>24}{:>12}",
             self.title, "", head[0], head[1], head[2], head[3]
         ));
         let best = self.best(Of::Median, Side::Peer);
         for row in &self.rows {
-            let [median, p99] = [Of::Median, Of::P99].map(|of| self.unit.show(row.figure(of)));
+            let median = self.unit.show(row.figure(Of::Median));
+            let p99 = row.has_p99().then(|| self.unit.show(row.figure(Of::P99)));
+            let p99 = p99.unwrap_or_default();
             let (low, high) = row.spread();
             let spread = format!("{} – {}", self.unit.show(low), self.unit.show(high));
             let times = best.filter(|best| *best > 0.0);
@@ -155,7 +160,7 @@ impl Table {
                 format!("× {:.3}", row.figure(Of::Median) / best)
             });
             line(&format!(
-                "  {:<42}{median:>12}{p99:>12}{spread:>24}{times:>12}",
+                "  {:<50}{median:>12}{p99:>12}{spread:>24}{times:>12}",
                 row.who
             ));
         }
@@ -179,7 +184,7 @@ impl Table {
                 "who": row.who,
                 "side": format!("{:?}", row.side).to_lowercase(),
                 "median": row.figure(Of::Median),
-                "p99": row.figure(Of::P99),
+                "p99": row.has_p99().then(|| row.figure(Of::P99)),
                 "lowest_round": low,
                 "highest_round": high,
                 "rounds": row.rounds,
@@ -204,6 +209,11 @@ impl Row {
             Of::Median => middle(&all),
             Of::P99 => all.get(all.len() * 99 / 100).copied().unwrap_or(f64::NAN),
         }
+    }
+
+    /// Whether there are enough figures for one in a hundred to be told.
+    fn has_p99(&self) -> bool {
+        self.rounds.iter().map(Vec::len).sum::<usize>() >= 100
     }
 
     /// The lowest and the highest of the rounds' medians.

@@ -52,18 +52,10 @@ impl Cable {
 
     /// From a source's only probe to the last of its datagrams that the host still takes.
     pub(crate) fn time_to_ban(&self, n: u8) -> Duration {
-        let taken = self.host.inside(service);
+        let service = self.service();
         self.scanner.inside(|| {
             pin(SCANNER);
-            let datagrams = UdpSocket::bind((address(n), 0)).expect("the address is its own");
-            datagrams
-                .connect((HOST, SERVICE))
-                .expect("the host is on the cable");
-            let arrives = || {
-                // Refused where somebody rejects: then it does not arrive.
-                let _ = datagrams.send(b"still here?");
-                taken.recv(&mut [0; 16]).is_ok()
-            };
+            let datagrams = Datagrams::new(address(n), &service);
             let probe = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
                 .expect("a socket can be had");
             probe
@@ -73,16 +65,16 @@ impl Cable {
                 .bind(&SocketAddr::from((address(n), 0)).into())
                 .expect("the address is its own");
             // The two get to know each other's links.
-            while !arrives() {}
+            while !datagrams.arrives() {}
             (0..50).for_each(|_| {
-                arrives();
+                datagrams.arrives();
             });
             let begun = Instant::now();
             let _ = probe.connect(&SocketAddr::from((HOST, TRAP)).into());
             let mut last = Duration::ZERO;
             loop {
                 let sent = begun.elapsed();
-                if arrives() {
+                if datagrams.arrives() {
                     last = sent;
                 }
                 if sent > last + SILENCE {
@@ -92,57 +84,100 @@ impl Cable {
             }
         })
     }
+
+    /// Where the host takes datagrams: at once, for a cable in one machine delivers what is sent before the sender goes on.
+    pub(crate) fn service(&self) -> UdpSocket {
+        let service = self
+            .host
+            .inside(|| UdpSocket::bind((HOST, SERVICE)).expect("a fresh host's ports are free"));
+        service
+            .set_nonblocking(true)
+            .expect("a socket can be made non-blocking");
+        service
+    }
+}
+
+/// Datagrams from one of the scanner's addresses, each of which tells whether the host takes it.
+pub(crate) struct Datagrams<'a> {
+    from: UdpSocket,
+    to: &'a UdpSocket,
+}
+
+impl<'a> Datagrams<'a> {
+    /// On the scanner alone.
+    pub(crate) fn new(source: Ipv4Addr, to: &'a UdpSocket) -> Self {
+        let from = UdpSocket::bind((source, 0)).expect("the address is its own");
+        from.connect((HOST, SERVICE))
+            .expect("the host is on the cable");
+        Self { from, to }
+    }
+
+    pub(crate) fn arrives(&self) -> bool {
+        // Refused where somebody rejects: then it does not arrive.
+        let _ = self.from.send(b"still here?");
+        self.to.recv(&mut [0; 16]).is_ok()
+    }
 }
 
 /// The scanner's address number `n` beside its first.
-fn address(n: u8) -> Ipv4Addr {
+pub(crate) fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, 1, n)
 }
 
-/// Where the datagrams arrive: at once, for a cable in one machine delivers what is sent before the sender goes on.
-pub(crate) fn service() -> UdpSocket {
-    let socket = UdpSocket::bind((HOST, SERVICE)).expect("a fresh host's ports are free");
-    socket
-        .set_nonblocking(true)
-        .expect("a socket can be made non-blocking");
-    socket
+/// SYNs to the trap, each from a source of its own: packets with their headers.
+pub(crate) struct Flood {
+    syn: Vec<u8>,
+    /// Of the segment, if its source were 0.0.0.0.
+    checksum: u16,
 }
 
-/// SYNs to the trap, each from a source of its own.
-pub(crate) struct Flood(Vec<Vec<u8>>);
+/// Where an IPv4 header has its source, and the TCP header behind it its checksum.
+const SOURCE: std::ops::Range<usize> = 12..16;
+const CHECKSUM: std::ops::Range<usize> = 36..38;
 
 impl Flood {
-    pub(crate) fn new(sources: u32) -> Self {
-        Self(
-            (0..sources)
-                .map(|n| ipv4_syn(made_up(n), HOST, TRAP, 0))
-                .collect(),
-        )
+    pub(crate) fn new() -> Self {
+        let syn = ipv4_syn(Ipv4Addr::UNSPECIFIED, HOST, TRAP, 0);
+        let checksum = syn.get(CHECKSUM).and_then(|bytes| bytes.try_into().ok());
+        let checksum = u16::from_be_bytes(checksum.expect("a SYN has one"));
+        Self { syn, checksum }
     }
 
-    /// Sends for this long, so many a second or as fast as can be, and no more than there are. How many it has sent, and for how
-    /// long.
+    /// That of source number `n`.
+    pub(crate) fn syn(&mut self, n: u32) -> &[u8] {
+        let source = made_up(n);
+        let [high, low] = [source.to_bits() >> 16, source.to_bits() & 0xffff];
+        // RFC 1624: the ones' complement sum without its carries.
+        let sum = u32::from(!self.checksum) + high + low;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = !u16::try_from(sum).expect("its carries were added above");
+        self.syn[SOURCE].copy_from_slice(&source.octets());
+        self.syn[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+        &self.syn
+    }
+
+    /// Sends for this long, so many a second or as fast as can be. How many it has sent, and for how long.
     pub(crate) fn send(
-        &self,
+        mut self,
         from: &Host,
         a_second: Option<u32>,
         time: Duration,
     ) -> (u32, Duration) {
-        from.inside(|| {
+        from.inside(move || {
             pin(SCANNER);
             let socket = raw_socket();
             let begun = Instant::now();
             let mut sent = 0;
-            for packet in &self.0 {
-                if let Some(rate) = a_second {
-                    while f64::from(sent) > begun.elapsed().as_secs_f64() * f64::from(rate) {
-                        std::hint::spin_loop();
-                    }
+            while begun.elapsed() < time {
+                let due = a_second.map(|rate| begun.elapsed().as_secs_f64() * f64::from(rate));
+                if due.is_some_and(|due| f64::from(sent) > due) {
+                    std::hint::spin_loop();
+                    continue;
                 }
-                if begun.elapsed() >= time {
-                    break;
-                }
-                socket.send(packet).expect("the host is on the cable");
+                socket
+                    .send(self.syn(sent))
+                    .expect("the host is on the cable");
                 sent += 1;
             }
             (sent, begun.elapsed())
@@ -160,7 +195,7 @@ pub(crate) fn raw_socket() -> Socket {
     socket
 }
 
-/// A source that does not exist, another one for each number.
+/// A source that does not exist, another one for each number below 16,777,216.
 pub(crate) fn made_up(n: u32) -> Ipv4Addr {
     // An odd factor permutes the numbers of 24 bits.
     Ipv4Addr::from(0x0b00_0000 | (n.wrapping_mul(0x009e_3779) & 0x00ff_ffff))
