@@ -481,7 +481,7 @@ fn refused(path: &Path, cause: String) -> Error {
 }
 
 /// The command that moves the file away, and what SQLite keeps beside it too: a stale `-wal` would be taken for the new
-/// file's.
+/// file's. The file comes last, for a daemon that runs makes a new one as soon as it is gone, with its own beside it.
 fn move_aside(path: &Path) -> String {
     let taken = |target: &PathBuf| target.symlink_metadata().is_ok();
     let mut target = sibling(path, ".damaged");
@@ -493,7 +493,7 @@ fn move_aside(path: &Path) -> String {
     }
     let present =
         |ending: &&str| ending.is_empty() || sibling(path, ending).symlink_metadata().is_ok();
-    ["", "-wal", "-shm", "-journal"]
+    ["-wal", "-shm", "-journal", ""]
         .iter()
         .filter(|ending| present(ending))
         .map(|ending| {

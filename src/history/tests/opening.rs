@@ -127,7 +127,9 @@ fn garbage_is_refused_untouched_with_the_command_that_moves_it_aside() {
         .1
         .to_owned();
     assert!(
-        command.ends_with(&format!(" && mv -- '{at}-wal' '{at}.damaged-2-wal'")),
+        command.ends_with(&format!(
+            "mv -- '{at}-wal' '{at}.damaged-2-wal' && mv -- '{at}' '{at}.damaged-2'"
+        )),
         "{command}"
     );
     let done = Command::new("sh").args(["-ec", &command]).status().unwrap();
