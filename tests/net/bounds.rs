@@ -38,12 +38,12 @@ fn a_flood_over_ipv6_leaves_memory_and_log_as_they_are_and_hides_no_scanner() {
     let daemon = Daemon::start(host, "");
     let begun = Instant::now();
     let flood = Flood::begin(stranger, at(Pair::HOST6), 25);
+    // More than the table of sources takes.
     flood.has_sent(100_000);
     let scan = || {
         stranger.nmap("-6 -sS", "21-24", Pair::HOST6);
     };
     scans_until_banned(&daemon, scan, "banned6", Pair::STRANGER6);
-    flood.has_sent(300_000);
     daemon.ok(&["status"]);
     drop(flood);
     assert_eq!(daemon.banned(), [Pair::STRANGER6]);
@@ -62,10 +62,9 @@ fn memory_is_bounded_where_every_made_up_source_is_banned() {
     let begun = Instant::now();
     let flood = Flood::begin(stranger, at(Pair::HOST), 23);
     eventually("several times as many as may have been banned", || {
-        daemon.command(&["status"]);
         let status = daemon.command(&["status", "--json"]).out;
         let status: serde_json::Value = serde_json::from_str(&status).expect("--json prints JSON");
-        (status["counters"]["bans"].as_u64()? > 40_000).then_some(())
+        (status["counters"]["bans"].as_u64()? > 15_000).then_some(())
     });
     let resident = daemon.resident();
     drop(flood);
