@@ -44,7 +44,7 @@ fn status(machine: &Machine) -> Value {
     serde_json::from_str(&text).expect("status is JSON")
 }
 
-fn modes(machine: &Machine) -> Vec<String> {
+pub(crate) fn modes(machine: &Machine) -> Vec<String> {
     let status = status(machine);
     let modes = status["modes"].as_array().expect("status has modes");
     modes
