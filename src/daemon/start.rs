@@ -218,6 +218,9 @@ impl Daemon {
             user.embody()?;
         }
         privilege::drop_to_needed(needs)?;
+        if let Some(user) = &user {
+            see_that_they_can_go_on(&mut responders, user)?;
+        }
         let crew = responders
             .on_threads()
             .map_err(Error::thread("give responders threads"))?;
@@ -335,6 +338,16 @@ fn see_that_it_can_write(config: &Config, user: Option<&User>) -> Result<(), Err
         // What else is wrong with it is told by who opens the file.
         _ => Ok(()),
     }
+}
+
+/// Looks whether responders that root has made ready can be kept so by who this daemon is now, rather than at the first ban.
+fn see_that_they_can_go_on(responders: &mut Responders, user: &User) -> Result<(), respond::Error> {
+    for Readiness { name, prepared } in responders.prepare()? {
+        if let Err(why) = prepared {
+            warn!("as {user}, {why}; going on without {name}, which is optional");
+        }
+    }
+    Ok(())
 }
 
 /// What the daemon has to do with this configuration. With one of 1.2, another process may hand it connect mode later: what that

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::chown;
 use std::thread;
 
 use crate::lab::{Bridge, Daemon, Host, Pair, Routed, at, eventually, send_syns};
@@ -426,4 +427,29 @@ fn without_iptables_the_start_is_refused_with_the_remedy_unless_it_is_optional()
     daemon.ok(&["ban", "203.0.113.7"]);
     assert_eq!(daemon.banned(), ["203.0.113.7"]);
     assert!(daemon.log().contains(remedy));
+}
+
+/// Root could have made all ready: only the first ban would fail.
+#[test]
+fn who_may_not_have_the_lock_of_iptables_legacy_learns_it_at_the_start() {
+    everywhere(|variant| {
+        let pair = variant.pair();
+        let mut daemon = Daemon::new(
+            &pair.host,
+            &format!("{IPTABLES}\n{AT_ONCE}\ndaemon.user = \"nobody\""),
+        );
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        chown(daemon.path(""), Some(nobody.uid.as_raw()), None).expect("this test needs root");
+        if variant.is_legacy {
+            let said = daemon.run_to_its_end();
+            assert_ne!(said.status, 0, "{variant:?}");
+            for word in ["xtables.lock", "leave daemon.user out", "iptables-nft"] {
+                assert!(said.err.contains(word), "{variant:?}: {word} in {said:?}");
+            }
+            return;
+        }
+        daemon.restart();
+        pair.stranger.knock(at(Pair::HOST), [23]);
+        variant.eventually_ours(&pair.host, &[Pair::STRANGER]);
+    });
 }

@@ -160,7 +160,8 @@ fn with_remedy(said: String) -> String {
     let remedies = [
         (
             "ermission denied",
-            "it needs CAP_NET_ADMIN and CAP_NET_RAW, and iptables-legacy its lock, which is root's",
+            "it needs CAP_NET_ADMIN and CAP_NET_RAW, and iptables-legacy its lock, which is root's: leave daemon.user out, \
+             make iptables iptables-nft (update-alternatives --config iptables), or take \"nftables\" in ban.responders",
         ),
         (
             "Operation not permitted",
