@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -257,6 +257,7 @@ impl TextFile {
     /// where others may write, it would lead us to write where they may not. A pipe nobody reads is an error and
     /// does not stop us.
     fn reopen(&self) -> io::Result<(File, Identity)> {
+        let is_new = fs::symlink_metadata(&self.path).is_err();
         let file = OpenOptions::new()
             .append(true)
             .create(true)
@@ -269,6 +270,10 @@ impl TextFile {
             return Err(io::Error::other(
                 "it has another name beside this, a hard link",
             ));
+        }
+        // A service's umask is for what nobody else reads. What was there stays as its owner wants it.
+        if is_new {
+            file.set_permissions(fs::Permissions::from_mode(self.mode))?;
         }
         file::leave_to_owner_of_dir(&file, &self.path);
         Ok((file, Identity::from(&metadata)))
@@ -346,6 +351,33 @@ mod tests {
                 said.contains(&format!("11/22/2026 {time} Host:")),
                 "{zone}: {said}"
             );
+        }
+    }
+
+    #[test]
+    fn a_files_mode_is_1_2s_whatever_the_umask_and_stays_as_somebody_has_made_it() {
+        const CHILD: &str = "HISTORY_TEST_UMASK";
+        if std::env::var_os(CHILD).is_none() {
+            // The umask is the whole process's.
+            let again = Command::new(std::env::current_exe().unwrap())
+                .arg("a_files_mode_is_1_2s_whatever_the_umask")
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8(again.stdout).unwrap();
+            assert!(said.contains("1 passed"), "{said}");
+            return;
+        }
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [TextFiles::HISTORY, TextFiles::BLOCKED] {
+            let path = dir.path().join(mode.to_string());
+            let is = || fs::metadata(&path).unwrap().mode() & 0o7777;
+            TextFile::new(path.clone(), mode).append("one\n").unwrap();
+            assert_eq!(is(), mode);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            TextFile::new(path.clone(), mode).append("two\n").unwrap();
+            assert_eq!(is(), 0o640);
         }
     }
 
