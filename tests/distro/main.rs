@@ -53,6 +53,9 @@ mod sysvinit;
 /// Our package in place of Debian's own portsentry 1.2.
 mod upgrade;
 
+/// What scripts of admins' call.
+mod helpers;
+
 /// Our package in place of portsentry 2.0.7.
 mod upgrade_2;
 

@@ -18,7 +18,7 @@ on_each_debian!(
 const CONF: &str = "/etc/portsentry/portsentry.conf";
 
 /// A machine on which Debian's portsentry 1.2 is installed and runs, after `edit`, a line of shell, has been run.
-fn with_the_old(release: Release, edit: &str) -> Machine {
+pub(crate) fn with_the_old(release: Release, edit: &str) -> Machine {
     let machine = delivered(release);
     let original = target(&format!("distro/original-{}.deb", release.name()));
     machine.copy(&original, "/root/original.deb");
