@@ -32,6 +32,15 @@ pub struct Sessions {
     paid_until: Option<Instant>,
     /// When each connection to sshd was first seen, by the kernel's number for it.
     seen: HashMap<u64, Instant>,
+    listed: Option<Listed>,
+}
+
+/// What connections to sshd there were when they were last listed.
+struct Listed {
+    sshd: Sshd,
+    at: Instant,
+    /// From where, and how old it was by all that could be known.
+    connections: Vec<(IpAddr, Duration)>,
 }
 
 /// A login from elsewhere.
@@ -84,6 +93,7 @@ impl Sessions {
             logins: Vec::new(),
             paid_until: None,
             seen: HashMap::new(),
+            listed: None,
         }
     }
 
@@ -100,10 +110,16 @@ impl Sessions {
         }
         let mut logins = sessions(Path::new(DIR))?;
         let sshd = Sshd::read(Path::new(SSHD_CONFIG));
-        if sshd::may_run() {
-            for (from, port) in self.connections(&sshd, begin)? {
-                let by = LoginBy::Connection { port };
-                logins.entry(from).or_insert(by);
+        let tells_all = |listed: &Listed| listed.tells_all(&sshd, &logins, begin);
+        if anew || !self.listed.as_ref().is_some_and(tells_all) {
+            let mut found = self.connections(&sshd, begin)?;
+            found.retain(|(from, _)| !logins.contains_key(from));
+            // Asked last, for it takes a look at each process.
+            if !found.is_empty() && sshd::may_run() {
+                for (from, port) in found {
+                    let by = LoginBy::Connection { port };
+                    logins.entry(from).or_insert(by);
+                }
             }
         }
         self.logins = logins
@@ -116,12 +132,14 @@ impl Sessions {
 
     /// From where connections to sshd come that are older than its time to log in.
     fn connections(&mut self, sshd: &Sshd, now: Instant) -> Result<Vec<(IpAddr, u16)>, Error> {
+        self.listed = None;
         let Some(grace) = sshd.grace else {
             return Ok(Vec::new());
         };
         let keepalive = keepalive_time();
         let mut found = Vec::new();
         let mut seen = HashMap::new();
+        let mut connections = Vec::new();
         for &port in &sshd.ports {
             let sockets = self.sockets(port)?;
             // It is root's, or its port is not sshd's.
@@ -129,18 +147,25 @@ impl Sessions {
                 .iter()
                 .any(|(socket, _)| socket.state == TCP_LISTEN && socket.uid == 0);
             for (socket, quiet) in sockets {
-                if !is_served || socket.state != TCP_ESTABLISHED {
+                if socket.state != TCP_ESTABLISHED {
                     continue;
                 }
                 let first = self.seen.get(&socket.cookie).copied().unwrap_or(now);
                 seen.insert(socket.cookie, first);
                 let age = (now - first).max(quiet).max(kept_alive(&socket, keepalive));
-                if age > grace {
-                    found.push((socket.destination.0.to_canonical(), port));
+                let from = socket.destination.0.to_canonical();
+                connections.push((from, age));
+                if is_served && age > grace {
+                    found.push((from, port));
                 }
             }
         }
         self.seen = seen;
+        self.listed = Some(Listed {
+            sshd: sshd.clone(),
+            at: now,
+            connections,
+        });
         Ok(found)
     }
 
@@ -179,6 +204,23 @@ impl Sessions {
             }
         }
         Ok(sockets)
+    }
+}
+
+impl Listed {
+    /// Whether nobody can be logged in by a connection now but who has a session too: who was there is too young still, or has
+    /// one, and so is whoever came since. To list connections anew takes the kernel a walk through a table that is made for as
+    /// many as the memory could hold.
+    fn tells_all(&self, sshd: &Sshd, sessions: &BTreeMap<IpAddr, LoginBy>, now: Instant) -> bool {
+        let since = now - self.at;
+        let is_young = |age: Duration| {
+            let age = age.saturating_add(since);
+            sshd.grace.is_none_or(|grace| age <= grace)
+        };
+        let mut connections = self.connections.iter();
+        self.sshd == *sshd
+            && is_young(Duration::ZERO)
+            && connections.all(|(from, age)| is_young(*age) || sessions.contains_key(from))
     }
 }
 
@@ -401,6 +443,53 @@ mod tests {
             assert_eq!(look(&sshd(None)), [], "nobody is hung up on");
             drop(listener);
             wait("nobody serves it", || look(&short).is_empty());
+        });
+    }
+
+    #[test]
+    fn connections_are_listed_anew_as_soon_as_somebody_may_have_logged_in() {
+        in_a_network(|| {
+            let minute = Duration::from_secs(60);
+            let sshd = Sshd {
+                ports: [22].into(),
+                grace: Some(minute),
+            };
+            let session = LoginBy::Session {
+                id: "3".to_owned(),
+                user: "root".to_owned(),
+            };
+            let session = BTreeMap::from([(at("127.0.0.1"), session)]);
+            let mut sessions = Sessions::new();
+            let mut list = |sshd: &Sshd, now| {
+                sessions.connections(sshd, now).unwrap();
+                sessions.listed.take().unwrap()
+            };
+            let now = Instant::now();
+            let listed = list(&sshd, now);
+            let late = now + minute + Duration::from_millis(1);
+            assert!(listed.tells_all(&sshd, &BTreeMap::new(), now + minute));
+            assert!(!listed.tells_all(&sshd, &session, late));
+
+            let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+            let _here = TcpStream::connect("127.0.0.1:22").unwrap();
+            let _taken = listener.accept().unwrap();
+            // Seen first half a minute ago, and again now: also while its listener is away.
+            drop(listener);
+            let first = list(&sshd, now);
+            assert_eq!(first.connections.len(), 1);
+            let listed = list(&sshd, now + minute / 2);
+            assert_eq!(listed.connections[0].0, at("127.0.0.1"));
+            for (later, without, with) in [(29, true, true), (31, false, true), (61, false, false)]
+            {
+                let later = now + minute / 2 + Duration::from_secs(later);
+                assert_eq!(listed.tells_all(&sshd, &BTreeMap::new(), later), without);
+                assert_eq!(listed.tells_all(&sshd, &session, later), with);
+            }
+            let other = Sshd {
+                ports: [2222].into(),
+                ..sshd
+            };
+            assert!(!listed.tells_all(&other, &session, now + minute / 2));
         });
     }
 
