@@ -1,7 +1,8 @@
 //! What the kernel lately said about our ports: somebody serves them, or nobody is there.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::clock::Mono;
@@ -14,25 +15,26 @@ const HOLDS: Duration = Duration::from_secs(1);
 /// what comes late to a port that is handed on, after its connection is over, can no longer be asked about.
 const OUTLIVES: Duration = Duration::from_secs(10 * 60);
 
-/// Ports kept at most, of either kind; a newer one takes the place of one that shares its hash.
-const PORTS: usize = 1024;
+/// Ports kept of either kind, a power of two: in a flood over all ports, each is asked about once a second, and not for each packet.
+const PORTS: usize = 8192;
+
+/// Ports that share a hash; when there is one more, the one heard of longest ago makes room.
+const WAYS: usize = 8;
 
 /// Answers to "does anybody serve this address and port?", each good for a second, and which ports were served lately.
 pub struct KnownServices {
-    answers: Ports<Answer>,
+    /// When the kernel was asked, and in the lowest bit whether it is a service.
+    answers: Ports,
     /// When it was last heard that the port is served. Apart from the answers, so that no scan of unused ports drives them out.
-    served: Ports<Mono>,
+    served: Ports,
     key: RandomState,
 }
 
-type Port = (Protocol, SocketAddr);
-type Ports<T> = Box<[Option<(Port, T)>]>;
+/// What stands for a port: a hash of it, keyed by chance at start, so that nobody can make out two that share one.
+type Tag = u64;
 
-#[derive(Clone, Copy)]
-struct Answer {
-    service: bool,
-    asked: Mono,
-}
+/// A number for each of many ports; zero for one that nothing is known of. The kernel gives the memory as ports are asked about.
+struct Ports(Box<[(Tag, u64)]>);
 
 impl KnownServices {
     /// The answer and when it was asked for, if it is fresh.
@@ -44,9 +46,9 @@ impl KnownServices {
         port: u16,
         now: Mono,
     ) -> Option<(bool, Mono)> {
-        let port = (protocol, SocketAddr::new(address, port));
-        let answer = find(&self.answers, self.index(port), port)?;
-        (now.since(answer.asked) < HOLDS).then_some((answer.service, answer.asked))
+        let answer = self.answers.get(self.tag(protocol, address, port))?;
+        let (service, asked) = (answer & 1 == 1, Mono(answer >> 1));
+        (now.since(asked) < HOLDS).then_some((service, asked))
     }
 
     /// Keeps what the kernel says, that somebody serves this port or nobody does, and returns whether it is a service's: one that
@@ -59,33 +61,53 @@ impl KnownServices {
         served: bool,
         now: Mono,
     ) -> bool {
-        let port = (protocol, SocketAddr::new(address, port));
-        let index = self.index(port);
+        let tag = self.tag(protocol, address, port);
         if served {
-            self.served[index] = Some((port, now));
+            self.served.put(tag, now.0);
         }
-        let service =
-            find(&self.served, index, port).is_some_and(|last| now.since(last) < OUTLIVES);
-        let asked = now;
-        self.answers[index] = Some((port, Answer { service, asked }));
+        let service = (self.served.get(tag)).is_some_and(|last| now.since(Mono(last)) < OUTLIVES);
+        self.answers.put(tag, now.0 << 1 | u64::from(service));
         service
     }
 
-    fn index(&self, port: Port) -> usize {
-        let low_bits = self.key.hash_one(port) % PORTS as u64;
-        usize::try_from(low_bits).expect("a remainder below PORTS, which is a usize")
+    fn tag(&self, protocol: Protocol, address: IpAddr, port: u16) -> Tag {
+        self.key.hash_one((protocol, address, port))
     }
 }
 
-fn find<T: Copy>(ports: &Ports<T>, index: usize, port: Port) -> Option<T> {
-    ports[index].and_then(|(it, known)| (it == port).then_some(known))
+impl Ports {
+    fn get(&self, tag: Tag) -> Option<u64> {
+        let ways = &self.0[Self::ways(tag)];
+        let known = ways.iter().find(|(it, known)| *it == tag && *known > 0);
+        known.map(|(_, known)| *known)
+    }
+
+    fn put(&mut self, tag: Tag, number: u64) {
+        let ways = &mut self.0[Self::ways(tag)];
+        let own = |(it, known): &(Tag, u64)| (*it != tag, *known);
+        if let Some(place) = ways.iter_mut().min_by_key(|place| own(place)) {
+            *place = (tag, number);
+        }
+    }
+
+    fn ways(tag: Tag) -> Range<usize> {
+        let buckets = u64::try_from(PORTS / WAYS).expect("a small number");
+        let first = usize::try_from(tag % buckets).expect("below a usize") * WAYS;
+        first..first + WAYS
+    }
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self(vec![(0, 0); PORTS].into())
+    }
 }
 
 impl Default for KnownServices {
     fn default() -> Self {
         Self {
-            answers: vec![None; PORTS].into(),
-            served: vec![None; PORTS].into(),
+            answers: Ports::default(),
+            served: Ports::default(),
             key: RandomState::new(),
         }
     }
@@ -115,6 +137,28 @@ mod tests {
         assert_eq!(known.lookup(TCP, a, 23, t0), None);
         assert!(!known.learn(TCP, b, 22, false, soon));
         assert_eq!(known.lookup(TCP, b, 22, soon), Some((false, soon)));
+    }
+
+    #[test]
+    fn every_port_that_is_watched_by_default_is_asked_about_once_a_second() {
+        let mut known = KnownServices::default();
+        let (a, b) = addresses();
+        let t0 = Mono(10_000);
+        let asked = || {
+            [a, b]
+                .into_iter()
+                .flat_map(|at| (1..1024).map(move |port| (at, port)))
+        };
+        for (at, port) in asked() {
+            for protocol in [TCP, Protocol::Udp] {
+                known.learn(protocol, at, port, port % 7 == 0, t0);
+            }
+        }
+        let soon = t0.later(HOLDS / 2);
+        let kept = asked()
+            .filter(|&(at, port)| known.lookup(TCP, at, port, soon) == Some((port % 7 == 0, t0)));
+        // Now and then, nine share a hash.
+        assert!(kept.count() > 2000);
     }
 
     #[test]
