@@ -19,7 +19,7 @@ pub struct Counters {
     pub services: u64,
     /// … that answered traffic of ours.
     pub answers: u64,
-    /// … to a trap: evidence.
+    /// … to a trap: evidence. Whatever comes of a source whose scans have been told counts too.
     pub hits: u64,
     /// Scans found.
     pub scans: u64,

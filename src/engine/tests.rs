@@ -746,6 +746,15 @@ fn log_only_writes_history_once_and_bans_nobody() {
 }
 
 #[test]
+fn the_kernel_is_asked_nothing_about_who_is_known_to_scan() {
+    let mut bench = Bench::new("tcp.response = \"log\"");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let asked = bench.asked;
+    bench.probes(STRANGER, &[4, 5, 6], after(5));
+    assert_eq!((bench.asked, bench.engine.counters.hits), (asked, 6));
+}
+
+#[test]
 fn the_limit_spares_and_says_so() {
     let mut bench = Bench::new("ban.limit = 1");
     bench.probes("203.0.113.1", &[1, 2, 3], NOW);

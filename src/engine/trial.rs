@@ -52,6 +52,8 @@ impl Engine {
             .is_some()
         {
             self.counters.ignored += 1;
+        } else if self.is_dealt_with(probe, now) {
+            self.counters.hits += 1;
         } else if self.is_service(probe, Freshness::WithinASecond, now, ask) {
             self.counters.services += 1;
         } else if self.is_answer(probe, now, ask) {
@@ -96,6 +98,14 @@ impl Engine {
         } else {
             self.guard.source_of(address)
         }
+    }
+
+    /// Whether nothing comes of the probe, whatever the kernel would say of its port: its source's scans have been told, and what
+    /// follows them is not.
+    fn is_dealt_with(&self, probe: &Probe, now: Now) -> bool {
+        let counts = !self.config.has_traps() || is_handshake(probe);
+        let source = self.source_of(probe.source);
+        counts && !self.config.log.repeats && self.detector.is_muted(source, now.mono)
     }
 
     /// Tells of a probe by somebody who is dealt with already, if that is wanted.
