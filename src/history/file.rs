@@ -440,16 +440,18 @@ fn find_damage(connection: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(Some(format!("it is damaged: {}", said.escape_default())))
 }
 
-/// Makes the table. All of it is in the file before the write-ahead log comes into play, so that the header is true
-/// from its first byte on.
+/// Makes the tables. All of it is in the file before the write-ahead log comes into play, so that the header is true
+/// from its first byte on. In one transaction, for each waits for the disk several times; not an immediate one, for that writes
+/// the first page, after which `auto_vacuum` cannot be chosen any more.
 fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
-        "PRAGMA auto_vacuum = INCREMENTAL;
-         BEGIN IMMEDIATE;
-         {TABLE}
+        "BEGIN;
+         PRAGMA auto_vacuum = INCREMENTAL;
+         {TABLE} {SITES} {ROLLUPS} {names}
          PRAGMA application_id = {APPLICATION_ID};
          PRAGMA user_version = {VERSION};
-         COMMIT;"
+         COMMIT;",
+        names = names::TABLE
     ))
 }
 
