@@ -53,6 +53,9 @@ mod sysvinit;
 /// Our package in place of Debian's own portsentry 1.2.
 mod upgrade;
 
+/// What responders need beyond what our unit gives.
+mod rights;
+
 /// What scripts of admins' call.
 mod helpers;
 

@@ -160,8 +160,9 @@ fn with_remedy(said: String) -> String {
     let remedies = [
         (
             "ermission denied",
-            "it needs CAP_NET_ADMIN and CAP_NET_RAW, and iptables-legacy its lock, which is root's: leave daemon.user out, \
-             make iptables iptables-nft (update-alternatives --config iptables), or take \"nftables\" in ban.responders",
+            "it needs CAP_NET_ADMIN and CAP_NET_RAW, and iptables-legacy its lock, which is root's: make iptables iptables-nft \
+             (update-alternatives --config iptables), or take \"nftables\" in ban.responders, or leave daemon.user out, or give the \
+             unit the drop-in iptables-legacy.conf",
         ),
         (
             "Operation not permitted",
@@ -169,7 +170,8 @@ fn with_remedy(said: String) -> String {
         ),
         (
             "Read-only file system",
-            "iptables-legacy needs to write its lock, /run/xtables.lock",
+            "iptables-legacy needs to write its lock, /run/xtables.lock: make iptables iptables-nft (update-alternatives --config \
+             iptables), or give the unit the drop-in iptables-legacy.conf",
         ),
         (
             "incompatible",
