@@ -148,6 +148,32 @@ pub(crate) fn forget_closed_connections(listener: BorrowedFd<'_>) -> io::Result<
     check(result)
 }
 
+/// Has the kernel forget which pages of code, ours and that of libraries, this process has used so far: most of them it only needed to
+/// start. What is needed again comes from the page cache, as it did at first.
+///
+/// # Errors
+/// /proc is not there, or whatever madvise(2) says.
+pub(crate) fn let_go_of_code() -> io::Result<()> {
+    // 559b28c00000-559b28ed7000 r-xp 000db000 fe:00 1053 /usr/sbin/portsentry
+    for line in fs::read_to_string("/proc/self/maps")?.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [range, "r-xp", _, _, _, path, ..] = words[..] else {
+            continue;
+        };
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        let ends = range.split_once('-');
+        let ends = ends.and_then(|(from, to)| Some((address(from)?, address(to)?)));
+        let Some((from, to)) = ends.filter(|_| path.starts_with('/')) else {
+            continue;
+        };
+        let begin = std::ptr::with_exposed_provenance_mut(from);
+        // SAFETY: the range is one mapping of a file's pages that nobody may write to: the kernel drops its references to them, and
+        // finds the same bytes in the file again when one is used.
+        check(unsafe { libc::madvise(begin, to - from, libc::MADV_DONTNEED) })?;
+    }
+    Ok(())
+}
+
 /// The size of a value that the kernel is handed.
 fn length_of<T>(value: &T) -> libc::socklen_t {
     libc::socklen_t::try_from(size_of_val(value)).expect("the structures here are small")

@@ -30,6 +30,7 @@ use crate::log::span;
 use crate::privilege::{self, Needs, User};
 use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders, Site};
 use crate::source::{Source, Sources};
+use crate::sys;
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -305,6 +306,8 @@ impl Daemon {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             warn!("cannot tell the service manager that we are ready: {error}");
         }
+        // Where that fails, it stays in memory.
+        let _ = sys::let_go_of_code();
         Ok(())
     }
 }
