@@ -50,9 +50,8 @@ impl Engine {
         }
     }
 
-    /// Whether `source` is not to be banned for a scan because somebody is logged in from there, right now.
+    /// Whether `source` is not to be banned for a scan because somebody is logged in from there, as was looked up last.
     pub(super) fn is_spared_as_logged_in(&mut self, source: Source, now: Now) -> bool {
-        self.look_for_logins(false, now);
         let Some(friend @ Friend::Login(_)) = self.guard.friend(source) else {
             return false;
         };

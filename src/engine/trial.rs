@@ -21,6 +21,7 @@ impl Engine {
             if let Some((scan, alarm)) = self.observe(probe, now, ask) {
                 if std::mem::take(&mut is_first) {
                     self.notice(now);
+                    self.look_for_logins(false, now);
                 }
                 convicted.extend(self.convict(&scan, alarm, now));
             }
