@@ -13,9 +13,10 @@ const SOURCES: usize = 200;
 /// Fewer of one that takes a second for each.
 const SOURCES_OF_FAIL2BAN: usize = 30;
 
-/// How long floods last, and how long whoever has a backlog may work on it.
+/// How long floods last, and how long whoever has a backlog may work on it. Peers never get through theirs.
 const FLOOD: Duration = Duration::from_secs(3);
 const BACKLOG: Duration = Duration::from_secs(5);
+const BACKLOG_OF_PEERS: Duration = Duration::from_secs(1);
 
 /// Who has done nothing for so long is through.
 const THROUGH: Duration = Duration::from_millis(300);
@@ -138,7 +139,11 @@ fn take(contender: Contender, task: Task, a_second: Option<u32>, time: Duration)
     // What is still on its way counts, and so does the time that it takes.
     let (mut done, mut at) = look(&running, task, begun);
     let mut looked = at;
-    while looked < time + BACKLOG && looked < at + THROUGH && done < u64::from(sent) {
+    let backlog = match contender.side() {
+        Side::Peer => BACKLOG_OF_PEERS,
+        Side::Ours | Side::Floor => BACKLOG,
+    };
+    while looked < time + backlog && looked < at + THROUGH && done < u64::from(sent) {
         std::thread::sleep(Duration::from_millis(20));
         let now_done;
         (now_done, looked) = look(&running, task, begun);

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use crate::Run;
 use crate::lab::{Daemon, Host, Sandbox, Syslog, eventually};
+use crate::machine;
 use crate::table::Side;
 
 /// One who bans, and how.
@@ -149,6 +150,7 @@ impl Contender {
                 running.start_fail2ban();
             }
         }
+        machine::come_first(&running.pids());
         running
     }
 }

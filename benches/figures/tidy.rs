@@ -14,15 +14,24 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::machine;
+
 /// Where all files of this run are. Gone on drop.
 pub(crate) struct Traces {
     _files: TempDir,
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        machine::step_back();
+    }
 }
 
 /// Called before any other thread is there: programs that are started take signals as they always do, our threads leave them to
 /// one of their own.
 pub(crate) fn leave_no_trace(at_most: Duration) -> Traces {
     sweep(false);
+    machine::come_first_ourselves();
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -52,6 +61,7 @@ fn end(is_signal: bool, at_most: Duration, files: &Path) -> ! {
     sweep(true);
     sweep(true);
     let _ = fs::remove_dir_all(files);
+    machine::step_back();
     std::process::exit(1);
 }
 
