@@ -380,14 +380,15 @@ impl Drop for Running<'_> {
 
 /// What processes have done so far, with those of their children that have ended.
 pub(crate) struct Worked {
-    pub(crate) switches: f64,
+    /// Times that one of its threads slept.
+    pub(crate) wake_ups: f64,
     pub(crate) seconds: f64,
 }
 
 impl Worked {
     pub(crate) fn of(pids: &[Pid]) -> Self {
         let mut worked = Self {
-            switches: 0.0,
+            wake_ups: 0.0,
             seconds: 0.0,
         };
         for pid in pids {
@@ -401,8 +402,7 @@ impl Worked {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
             for task in tasks.filter_map(Result::ok) {
                 let status = read(task.path().join("status").display().to_string());
-                worked.switches += field(&status, "voluntary_ctxt_switches:")
-                    + field(&status, "nonvoluntary_ctxt_switches:");
+                worked.wake_ups += field(&status, "voluntary_ctxt_switches:");
             }
         }
         worked

@@ -78,8 +78,9 @@ const MEASURES: [(&str, Measure); 12] = [
 
 fn main() -> ExitCode {
     let (run, wanted) = options();
-    let _traces =
-        tidy::leave_no_trace(run.size(Duration::from_secs(1800), Duration::from_secs(300)));
+    if !tidy::is_to_measure() {
+        return tidy::supervise(run.size(Duration::from_secs(1800), Duration::from_secs(300)));
+    }
     let machine = Machine::read();
     say(&machine.told());
     let mut all: Vec<Value> = Vec::new();

@@ -224,7 +224,7 @@ pub(crate) fn idle(run: &Run) -> Vec<Table> {
     let (after, guard_after) = look();
     for (((contender, _, pids), before), after) in all.iter().zip(before).zip(after) {
         let (name, side) = (contender.name(), contender.side());
-        wake_ups.add(name, side, vec![after.switches - before.switches]);
+        wake_ups.add(name, side, vec![after.wake_ups - before.wake_ups]);
         let worked = (after.seconds - before.seconds) / time.as_secs_f64();
         processor.add(name, side, vec![worked]);
         memory.add(name, side, vec![pids.iter().copied().map(resident).sum()]);
@@ -232,7 +232,7 @@ pub(crate) fn idle(run: &Run) -> Vec<Table> {
     guarding.add(
         OURS,
         Side::Ours,
-        vec![guard_after.switches - guard_before.switches],
+        vec![guard_after.wake_ups - guard_before.wake_ups],
     );
     missing.iter().for_each(|words| memory.note(words));
     memory.limit(6e6);

@@ -1,12 +1,12 @@
-//! Nothing stays: hosts of the laboratory with all that runs on them, and files, go also when the run is interrupted or takes too
-//! long. Those of an earlier run that was killed go at the start.
+//! Nothing stays: who measures is a process of its own, and when it has ended, however it did, the hosts of the laboratory go with
+//! all that runs on them, and the files. One that takes too long is ended.
 
+use std::env;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
-use std::thread;
-use std::time::Duration;
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -16,57 +16,88 @@ use tempfile::TempDir;
 
 use crate::machine;
 
-/// Where all files of this run are. Gone on drop.
-pub(crate) struct Traces {
-    _files: TempDir,
+/// Tells the process that measures where its files go.
+const FILES: &str = "PORTSENTRY_BENCH_FILES";
+
+/// Whether this process is to measure; else it is the one to call [`supervise`].
+pub(crate) fn is_to_measure() -> bool {
+    let Some(files) = env::var_os(FILES) else {
+        return false;
+    };
+    tempfile::env::override_temp_dir(Path::new(&files)).expect("nobody has made a file before");
+    // What the supervisor waits for would be kept from all programs that are started here.
+    signals().thread_unblock().expect("a thread's own signals");
+    true
 }
 
-impl Drop for Traces {
-    fn drop(&mut self) {
-        machine::step_back();
-    }
-}
-
-/// Called before any other thread is there: programs that are started take signals as they always do, our threads leave them to
-/// one of their own.
-pub(crate) fn leave_no_trace(at_most: Duration) -> Traces {
-    sweep(false);
-    machine::come_first_ourselves();
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().expect("a thread's own signals");
+/// Has another process measure, with the same arguments, and takes down what it leaves.
+pub(crate) fn supervise(at_most: Duration) -> ExitCode {
+    sweep();
+    signals().thread_block().expect("a thread's own signals");
+    let came = SignalFd::new(&signals()).expect("a descriptor can be had");
     let files = TempDir::with_prefix("portsentry-bench-").expect("there is room");
-    tempfile::env::override_temp_dir(files.path()).expect("nobody has made a file before");
-    let place = files.path().to_owned();
-    thread::spawn(move || {
-        let came = SignalFd::new(&signals).expect("a descriptor can be had");
-        let patience = PollTimeout::try_from(at_most).expect("it is less than weeks");
-        let mut waiting = [PollFd::new(came.as_fd(), PollFlags::POLLIN)];
-        let is_signal = poll(&mut waiting, patience).is_ok_and(|ready| ready > 0);
-        end(is_signal, at_most, &place);
-    });
-    Traces { _files: files }
-}
-
-#[expect(clippy::print_stderr, reason = "the last word of a run")]
-fn end(is_signal: bool, at_most: Duration, files: &Path) -> ! {
-    if is_signal {
-        eprintln!("interrupted: taking down what was put up");
-    } else {
-        eprintln!("this takes more than {} s: given up", at_most.as_secs());
-    }
-    // Twice: whoever measures goes on until the process ends.
-    sweep(true);
-    sweep(true);
-    let _ = fs::remove_dir_all(files);
+    machine::come_first_ourselves();
+    let program = env::current_exe().expect("the kernel knows it");
+    let mut child = Command::new(program)
+        .args(env::args_os().skip(1))
+        .env(FILES, files.path())
+        .spawn()
+        .expect("it is this program");
+    let is_done = wait(&mut child, &came, at_most);
+    sweep();
     machine::step_back();
-    std::process::exit(1);
+    if is_done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
-/// Takes down hosts that nobody needs any more, and ends what runs on them; `ours`: those of this process, too.
-fn sweep(ours: bool) {
+/// Whether it has ended by itself, and well.
+#[expect(clippy::print_stderr, reason = "the last word of a run")]
+fn wait(child: &mut Child, came: &SignalFd, at_most: Duration) -> bool {
+    let begun = Instant::now();
+    loop {
+        let left = at_most.saturating_sub(begun.elapsed());
+        let left = PollTimeout::try_from(left).expect("it is less than weeks");
+        let mut waiting = [PollFd::new(came.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut waiting, left).unwrap_or(0);
+        // To read would wait where nothing came.
+        let signal = (ready > 0).then(|| came.read_signal().ok().flatten());
+        let signal = signal.flatten();
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return status.success();
+        }
+        let signal = signal.map(|signal| i32::try_from(signal.ssi_signo));
+        let signal = signal
+            .and_then(Result::ok)
+            .and_then(|number| Signal::try_from(number).ok());
+        if signal == Some(Signal::SIGCHLD) {
+            continue;
+        }
+        match signal {
+            Some(_) => eprintln!("interrupted: taking down what was put up"),
+            None => eprintln!("this takes more than {} s: given up", at_most.as_secs()),
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        return false;
+    }
+}
+
+fn signals() -> SigSet {
+    [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGCHLD,
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// Takes down hosts of processes that are gone, and ends what runs on them.
+fn sweep() {
     let Ok(hosts) = fs::read_dir("/run/netns") else {
         return;
     };
@@ -77,11 +108,10 @@ fn sweep(ours: bool) {
         let owner = name
             .strip_prefix("pst-")
             .and_then(|rest| rest.split('-').next());
-        let Some(owner) = owner.and_then(|owner| owner.parse::<u32>().ok()) else {
-            continue;
-        };
-        let is_ours = owner == std::process::id();
-        if (is_ours && !ours) || (!is_ours && Path::new("/proc").join(owner.to_string()).exists()) {
+        let owner = owner.and_then(|owner| owner.parse::<u32>().ok());
+        let is_orphan =
+            owner.is_some_and(|owner| !Path::new("/proc").join(owner.to_string()).exists());
+        if !is_orphan {
             continue;
         }
         let output = Command::new("ip").args(["netns", "pids", name]).output();
@@ -89,10 +119,7 @@ fn sweep(ours: bool) {
             String::from_utf8_lossy(&output.stdout).into_owned()
         });
         for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            // Threads of this process are on hosts too.
-            if u32::try_from(pid) != Ok(std::process::id()) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let _ = Command::new("ip").args(["netns", "del", name]).status();
     }
