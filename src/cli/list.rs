@@ -1,11 +1,14 @@
 //! `portsentry list`
 
 use std::io::{self, Write};
+use std::panic::resume_unwind;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use super::{Asked, Client, Failure, Output, ago, offline, say};
 use crate::clock::Now;
-use crate::control::{AskError, Line, Listed, Request};
+use crate::control::{Line, Listed, Request};
 use crate::log::span;
 
 /// Prints the running bans as they arrive.
@@ -31,10 +34,22 @@ pub(super) fn each_running(
     client: &Client,
     mut each: impl FnMut(&Listed) -> io::Result<()>,
 ) -> Result<io::Result<()>, Failure> {
-    let asked = client.ask(&Request::List, |line| match line {
-        Line::Listed(listed) => each(&listed),
-        _ => Ok(()),
+    let (rows, arrived) = mpsc::channel();
+    // The daemon hangs up on who does not read: a pager that nobody leafs through is waited for at this end.
+    let (asked, written) = thread::scope(|scope| {
+        let asked = scope.spawn(move || {
+            client.ask(&Request::List, |line| match line {
+                Line::Listed(listed) => rows.send(listed).map_err(io::Error::other),
+                _ => Ok(()),
+            })
+        });
+        let written = arrived.into_iter().try_for_each(|listed| each(&listed));
+        (asked.join(), written)
     });
+    let asked = asked.unwrap_or_else(|panic| resume_unwind(panic));
+    if written.is_err() {
+        return Ok(written);
+    }
     match asked {
         Ok(Asked::Done) => Ok(Ok(())),
         Ok(Asked::Failed(why)) => Err(Failure::from(why)),
@@ -45,7 +60,6 @@ pub(super) fn each_running(
             );
             Ok(bans.iter().try_for_each(each))
         }
-        Err(AskError::Output(error)) => Ok(Err(error)),
         Err(error) => Err(Failure::from(error)),
     }
 }
