@@ -1,27 +1,26 @@
-//! The local socket that commands talk to: requests, replies, their framing and limits, and the client's end.
+//! The local socket that commands talk to: requests, replies, their framing and limits.
 //!
 //! A request is one line of JSON. A reply is any number of lines of JSON, ended by a result line. A daemon that will be long
 //! about it says so first, with [`Line::Wait`].
 //! What a request means is the daemon's business.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Counters;
 
+mod ask;
 mod lease;
 mod server;
 
+pub use ask::{AskError, ask};
 pub use lease::Lease;
-pub use server::{Client, Server, Step};
+pub use server::{Caller, Client, Server, Step};
 
-/// Bytes a request may have.
-pub const MAX_REQUEST: usize = 1 << 20;
+/// Bytes a request may have: twice what fits into a command line of xargs.
+pub const MAX_REQUEST: usize = 256 * 1024;
 
 /// Sources in one request to import: what is done in one go, before somebody else's turn comes.
 pub const MAX_IMPORT: usize = 2048;
@@ -155,6 +154,9 @@ pub struct Status {
     pub health: Vec<Health>,
     /// When bans were last put back that somebody had taken away; absent: never. How often is in the counters.
     pub last_repair: Option<Repair>,
+    /// Who else talks at the control socket. How many were hung up on is in the counters.
+    #[serde(default)]
+    pub callers: u64,
     /// How packets are seen.
     pub capture: CaptureStatus,
     /// Who is never banned.
@@ -400,157 +402,4 @@ pub struct Reloaded {
 pub struct IgnoreRead {
     /// The files the daemon reads, by the configuration it runs with.
     pub files: Vec<String>,
-}
-
-/// Why the daemon could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Nobody listens there.
-    #[error("no portsentry daemon is running (nobody listens on {0})")]
-    NoDaemon(String),
-    /// The socket may not be opened.
-    #[error("cannot talk to the daemon on {0}: permission denied (only root may)")]
-    NotAllowed(String),
-    /// The daemon does not answer.
-    #[error("the daemon does not answer within {} s", .0.as_secs())]
-    Hung(Duration),
-    /// The socket fails otherwise.
-    #[error("cannot talk to the daemon: {0}")]
-    Io(#[from] io::Error),
-    /// The answer is fine, but could not be written where it was to go.
-    #[error("cannot write the daemon's answer: {0}")]
-    Output(#[source] io::Error),
-    /// It answered that it will not.
-    #[error("{0}")]
-    Refused(String),
-    /// It answered something else.
-    #[error("the daemon's answer makes no sense: {0}")]
-    Garbled(#[from] serde_json::Error),
-}
-
-/// Asks the daemon, and hands each line of its answer to `each` as it comes, the result line included, [`Line::Wait`] not.
-///
-/// # Errors
-/// There is no daemon, or it does not answer within `patience` a line ([`LONG_PATIENCE`] once it has asked to wait). An
-/// error of `each` is [`AskError::Output`].
-pub fn ask(
-    socket: &Path,
-    request: &Request,
-    patience: Duration,
-    each: impl FnMut(Line) -> io::Result<()>,
-) -> Result<(), AskError> {
-    converse(socket, request, patience, each).map(drop)
-}
-
-/// As [`ask`], and stays on the line: the connection.
-fn converse(
-    socket: &Path,
-    request: &Request,
-    mut patience: Duration,
-    mut each: impl FnMut(Line) -> io::Result<()>,
-) -> Result<UnixStream, AskError> {
-    let name = || socket.display().to_string();
-    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoDaemon(name()),
-        io::ErrorKind::PermissionDenied => AskError::NotAllowed(name()),
-        _ => AskError::Io(error),
-    })?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    let mut text = serde_json::to_vec(request)?;
-    text.push(b'\n');
-    stream.write_all(&text).map_err(slow(patience))?;
-    let mut reader = BufReader::new(stream);
-    let mut text = String::new();
-    loop {
-        text.clear();
-        if reader.read_line(&mut text).map_err(slow(patience))? == 0 {
-            return Err(AskError::Io(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it hung up in the middle of its answer",
-            )));
-        }
-        let line: Line = serde_json::from_str(&text)?;
-        if matches!(line, Line::Wait) {
-            patience = patience.max(LONG_PATIENCE);
-            reader.get_ref().set_read_timeout(Some(patience))?;
-            continue;
-        }
-        let is_last = matches!(line, Line::Done | Line::Failed(_));
-        each(line).map_err(AskError::Output)?;
-        if is_last {
-            return Ok(reader.into_inner());
-        }
-    }
-}
-
-/// What an error of the socket means to who would wait no longer than `patience`.
-fn slow(patience: Duration) -> impl Fn(io::Error) -> AskError {
-    move |error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Hung(patience),
-        _ => AskError::Io(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixListener;
-    use std::thread;
-
-    const PATIENCE: Duration = Duration::from_millis(100);
-
-    /// Asks a daemon that answers `lines`, each after a while, and then hangs up.
-    fn ask_one_who_answers(
-        lines: &'static [(Duration, &'static str)],
-        each: impl FnMut(Line) -> io::Result<()>,
-    ) -> Result<(), AskError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
-        let daemon = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = String::new();
-            BufReader::new(&stream).read_line(&mut request).unwrap();
-            for (after, line) in lines {
-                thread::sleep(*after);
-                // The client may have gone.
-                let _ = stream.write_all(format!("{line}\n").as_bytes());
-            }
-        });
-        let result = ask(&path, &Request::List, PATIENCE, each);
-        daemon.join().unwrap();
-        result
-    }
-
-    const AT_ONCE: Duration = Duration::ZERO;
-    const LATE: Duration = Duration::from_millis(400);
-
-    #[test]
-    fn who_is_asked_to_wait_waits() {
-        let mut seen = Vec::new();
-        ask_one_who_answers(&[(AT_ONCE, "\"wait\""), (LATE, "\"done\"")], |line| {
-            seen.push(line);
-            Ok(())
-        })
-        .unwrap();
-        assert!(matches!(seen.as_slice(), [Line::Done]), "{seen:?}");
-    }
-
-    #[test]
-    fn who_is_not_asked_to_wait_does_not() {
-        let error = ask_one_who_answers(&[(LATE, "\"done\"")], |_| Ok(())).unwrap_err();
-        assert!(matches!(error, AskError::Hung(PATIENCE)), "{error}");
-    }
-
-    #[test]
-    fn a_daemon_that_goes_away_is_told_from_an_output_that_does() {
-        let gone = ask_one_who_answers(&[], |_| Ok(())).unwrap_err();
-        assert!(matches!(gone, AskError::Io(_)), "{gone}");
-        let full = ask_one_who_answers(&[(AT_ONCE, "\"done\"")], |_| {
-            Err(io::ErrorKind::BrokenPipe.into())
-        })
-        .unwrap_err();
-        assert!(matches!(full, AskError::Output(_)), "{full}");
-    }
 }

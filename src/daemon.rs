@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::capture::Capture;
 use crate::clock::{Leap, Mono, Now, WallClock};
 use crate::config::{OnStop, WatchMode};
-use crate::control::Server;
+use crate::control::{Caller, Server};
 use crate::engine::{Engine, Question};
 use crate::history::StateLock;
 use crate::host::{FileWatch, Flows, Host, Resolver, Services};
@@ -181,9 +181,9 @@ impl Daemon {
             }
             self.engine.tick(now);
             self.run_errands(now);
-            self.engine.counters.hung_up += self.clients.drop_idle(now.mono);
+            self.clients.drop_idle(now.mono);
             self.history_moves(now);
-            self.next_turn(now);
+            self.next_turn(now)?;
             self.catch_up(now)?;
         }
         Ok(())
@@ -304,9 +304,12 @@ impl Daemon {
 
     fn accept(&mut self, now: Now) -> Result<(), Error> {
         for _ in 0..CALLERS {
+            if !self.clients.may_come() {
+                return Ok(());
+            }
             match self.server.accept() {
-                Ok(Some(client)) => {
-                    self.engine.counters.hung_up += self.clients.make_room();
+                Ok(Caller::Client(client)) => {
+                    self.clients.make_room();
                     let id = self.clients.add(client, now.mono);
                     let fd = self.clients.fd(id).expect("it was added the line above");
                     let event = EpollEvent::new(CLIENT_FLAGS, Token::Client(id).data());
@@ -315,10 +318,17 @@ impl Daemon {
                         self.clients.remove(id);
                     }
                 }
-                Ok(None) => return Ok(()),
+                Ok(Caller::Stranger) => {}
+                Ok(Caller::Nobody) => return Ok(()),
+                // For want of descriptors, say: the next may have one of these.
+                Err(_) if self.clients.hang_up_on_one() => {}
+                // They are listened to first.
+                Err(_) if self.clients.count() > 0 => return Ok(()),
                 Err(cause) => {
-                    // For want of descriptors, say. The socket stays readable: do not look at it for a while.
-                    warn!("commands cannot connect for a moment: {cause}");
+                    // The socket stays readable: do not look at it for a while.
+                    warn!(
+                        "commands cannot connect for a moment: {cause} (for more open files raise LimitNOFILE in the unit)"
+                    );
                     let step = "leave the control socket alone";
                     self.epoll
                         .delete(self.server.as_fd())

@@ -491,6 +491,6 @@ mod tests {
             reason: Some("x".repeat(1000)),
         };
         let length = serde_json::to_vec(&request).unwrap().len();
-        assert!(length < crate::control::MAX_REQUEST / 4, "{length}");
+        assert!(length < crate::control::MAX_REQUEST / 2, "{length}");
     }
 }

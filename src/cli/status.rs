@@ -163,11 +163,11 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
                 n.rolled_up
             )?;
         }
-        if n.hung_up > 0 {
+        if n.hung_up > 0 || status.callers > 0 {
             writeln!(
                 out,
-                "  callers   {} hung up on, who neither asked nor read",
-                n.hung_up
+                "  callers   {} at the control socket, and so far {} hung up on, who neither asked nor read",
+                status.callers, n.hung_up
             )?;
         }
         for trouble in &status.troubles {

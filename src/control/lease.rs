@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::{AskError, Line, Request, converse};
+use super::ask::{AskError, converse};
+use super::{Line, Request};
 
 /// The daemon watches in the modes that were asked for, until this is dropped or the process ends in any manner.
 ///

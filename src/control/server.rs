@@ -6,11 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 
+use super::ask::connect;
 use super::{Line, MAX_REQUEST, Request};
 
 /// The listening socket. Its file is removed on drop, if it still is ours.
@@ -25,6 +27,16 @@ pub struct Server {
 struct Identity {
     device: u64,
     inode: u64,
+}
+
+/// Who waits at the door.
+pub enum Caller {
+    /// Nobody.
+    Nobody,
+    /// Somebody who may not talk to us: told so, and gone.
+    Stranger,
+    /// Somebody who may.
+    Client(Client),
 }
 
 /// Somebody who asks: one request, one reply.
@@ -44,6 +56,8 @@ pub struct Client {
 pub enum Step {
     /// The request is not complete yet.
     Wait,
+    /// Nor is it here, but more of it may have come.
+    More,
     /// This is what it asks.
     Ask(Request),
     /// What it sent is no request.
@@ -52,8 +66,14 @@ pub enum Step {
     Gone,
 }
 
+/// Bytes that are read from a client in one go.
+const READ_A_TURN: usize = 8 * 1024;
+
+/// How long a daemon that may listen in our place has to take us in; one that does not is there all the same.
+const SOMEBODY_ANSWERS: Duration = Duration::from_secs(1);
+
 /// Reply bytes that may wait for a client; the rest of a long reply is made when there is room again.
-const OUTBOX_ROOM: usize = 256 * 1024;
+const OUTBOX_ROOM: usize = 64 * 1024;
 
 impl Server {
     /// Listens on `path`, for root alone. A socket file that nobody answers on is taken over.
@@ -77,33 +97,41 @@ impl Server {
         })
     }
 
-    /// The next client that waits at the door; `None`: nobody. Strangers are turned away.
+    /// The next who waits at the door.
     ///
     /// # Errors
     /// The kernel cannot give us the connection, for want of descriptors for instance.
-    pub fn accept(&self) -> io::Result<Option<Client>> {
-        loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+    pub fn accept(&self) -> io::Result<Caller> {
+        let stream = loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Caller::Nobody);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
-            };
-            let peer = getsockopt(&stream, PeerCredentials)?;
-            let uid = peer.uid();
-            if uid != 0 && uid != geteuid().as_raw() {
-                continue;
             }
-            stream.set_nonblocking(true)?;
-            return Ok(Some(Client {
-                stream,
-                uid,
-                pid: u32::try_from(peer.pid()).unwrap_or(0),
-                inbox: Vec::new(),
-                outbox: Vec::new(),
-                sent: 0,
-            }));
+        };
+        stream.set_nonblocking(true)?;
+        let peer = getsockopt(&stream, PeerCredentials)?;
+        let mut client = Client {
+            stream,
+            uid: peer.uid(),
+            pid: u32::try_from(peer.pid()).unwrap_or(0),
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            sent: 0,
+        };
+        if client.uid != 0 && client.uid != geteuid().as_raw() {
+            client.push(&Line::Failed(
+                "the daemon talks to root alone, whoever may open its socket: try again as root"
+                    .to_owned(),
+            ));
+            // If it has gone away, it need not be told.
+            let _ = client.flush();
+            return Ok(Caller::Stranger);
         }
+        Ok(Caller::Client(client))
     }
 }
 
@@ -136,7 +164,8 @@ fn make_way(path: &Path) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    if UnixStream::connect(path).is_ok() {
+    let answer = connect(path, SOMEBODY_ANSWERS);
+    if answer.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |_| true) {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another daemon answers there",
@@ -158,31 +187,30 @@ impl Drop for Server {
 }
 
 impl Client {
-    /// Reads what has come, up to a whole request.
+    /// Reads some of what has come.
     pub fn read(&mut self) -> Step {
-        let mut chunk = [0; 4096];
-        loop {
-            let known = self.inbox.len();
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Step::Gone,
-                Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Step::Gone,
-            }
-            let end = self.inbox[known..].iter().position(|&byte| byte == b'\n');
-            if let Some(end) = end {
-                return match serde_json::from_slice(&self.inbox[..known + end]) {
-                    Ok(request) => Step::Ask(request),
-                    Err(error) => {
-                        Step::Nonsense(format!("no request that this version knows: {error}"))
-                    }
-                };
-            }
-            if self.inbox.len() > MAX_REQUEST {
-                return Step::Nonsense(format!("a request is {MAX_REQUEST} bytes long at most"));
-            }
+        let mut chunk = [0; READ_A_TURN];
+        let known = self.inbox.len();
+        match self.stream.read(&mut chunk) {
+            Ok(0) => return Step::Gone,
+            Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Step::More,
+            Err(_) => return Step::Gone,
         }
+        let end = self.inbox[known..].iter().position(|&byte| byte == b'\n');
+        if let Some(end) = end {
+            return match serde_json::from_slice(&self.inbox[..known + end]) {
+                Ok(request) => Step::Ask(request),
+                Err(error) => {
+                    Step::Nonsense(format!("no request that this version knows: {error}"))
+                }
+            };
+        }
+        if self.inbox.len() > MAX_REQUEST {
+            return Step::Nonsense(format!("a request is {MAX_REQUEST} bytes long at most"));
+        }
+        Step::More
     }
 
     /// Puts a line into the reply.
@@ -195,7 +223,13 @@ impl Client {
     /// Whether there is room for more of a long reply.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.outbox.len() - self.sent < OUTBOX_ROOM
+        self.unsent() < OUTBOX_ROOM
+    }
+
+    /// Bytes that wait for it to read.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.outbox.len() - self.sent
     }
 
     /// Sends what it takes now. True when nothing is left to send.

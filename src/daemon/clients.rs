@@ -1,38 +1,51 @@
-//! Commands over the control socket: whose turn it is, and what each is answered.
+//! Commands over the control socket: who is let in, whose turn it is, and who is hung up on. What each is answered is in `answers`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::time::Duration;
 
-use super::{Daemon, Error};
-use crate::clock::{Mono, Now};
-use crate::command;
+use nix::sys::resource::{Resource, getrlimit};
+use tracing::warn;
+
+use crate::clock::Mono;
 use crate::config::WatchMode;
-use crate::control::{Client, Line, Request, Step};
+use crate::control::{Client, Line, Step};
 use crate::history::Seq;
 use crate::policy::Place;
 
-/// Clients at once, holders of leases not counted; beyond it, who dawdles makes room for the next.
-const MAX_CLIENTS: usize = 64;
+mod answers;
+
+/// Clients at once, and as many holders of leases; beyond it, a client that dawdles makes room for the next.
+const PLACES: usize = 64;
+
+/// Descriptors that are left for all else, where the limit of open files leaves less than all places.
+const KEPT_FREE: usize = 16;
+
+/// How often it is told in the log, at most, that somebody was hung up on.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A client that does not ask within this time, or does not read for so long, is hung up on.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How long an answer waits for history, within the client's patience for an ordinary job and for one it was told is long.
-const HISTORY_TAKES: Duration = Duration::from_secs(1);
-const LONG_JOB_TAKES: Duration = Duration::from_secs(30);
-
-/// Bans that are listed for one client before it is everybody else's turn: a few milliseconds' work at most.
-const LISTED_A_TURN: usize = 512;
-
 /// Those who are being answered, by a number of their own.
-#[derive(Default)]
 pub(super) struct Clients {
     talking: HashMap<u64, Conversation>,
-    /// Those who are to be sent more of a list, each in its turn.
+    /// So many at once, and as many holders of leases.
+    places: usize,
+    /// Those who have asked for more than is done at a time, each in its turn.
     turns: VecDeque<u64>,
     next: u64,
+    hung_up: HungUp,
+}
+
+/// Those who were hung up on.
+#[derive(Default)]
+struct HungUp {
+    all: u64,
+    /// How many of them the log knows of, and when it was last told.
+    told: u64,
+    at: Option<Mono>,
 }
 
 struct Conversation {
@@ -44,7 +57,9 @@ struct Conversation {
 
 /// How far the answer is.
 enum Answer {
-    /// The request is not here yet.
+    /// It has just come, and was not listened to.
+    NotHeard,
+    /// The request is not here yet, or not all of it.
     NotAsked,
     /// The bans after this one are still to be listed; `None`: all are.
     Listing(Option<Place>),
@@ -60,22 +75,86 @@ enum Answer {
     Leased(BTreeSet<WatchMode>),
 }
 
+/// What a client has done for its place, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It was listened to, and asked for nothing yet.
+    Silent,
+    /// It is to read.
+    Reader,
+    /// It could do nothing yet.
+    Fresh,
+    /// It asked, and it is we who dawdle.
+    Waiting,
+}
+
 impl Clients {
-    /// Makes room for one more: hangs up on somebody if need be, on those first who have not asked, and then on who has dawdled
-    /// longest. So whoever asks at once is answered, however many others sit there. How many were hung up on.
-    pub(super) fn make_room(&mut self) -> u64 {
-        if self.talking.len() - self.leases().count() < MAX_CLIENTS {
-            return 0;
+    /// As many places as there may be, or as the limit of open files has room for beside what is open now.
+    pub(super) fn new() -> Self {
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let open = fs::read_dir("/proc/self/fd").map_or(PLACES, Iterator::count);
+        Self::with_places(limit.saturating_sub(open + KEPT_FREE) / 2)
+    }
+
+    fn with_places(places: usize) -> Self {
+        Self {
+            talking: HashMap::new(),
+            places: places.clamp(1, PLACES),
+            turns: VecDeque::new(),
+            next: 0,
+            hung_up: HungUp::default(),
         }
-        let dawdles = |it: &Conversation| !matches!(it.answer, Answer::Leased(_));
-        let first = (self.talking.iter())
-            .filter(|(_, it)| dawdles(it))
-            .min_by_key(|(id, it)| (it.patience(), it.moved, **id));
-        let first = first.map(|(id, _)| *id);
-        first.map_or(0, |id| {
-            self.talking.remove(&id);
-            1
-        })
+    }
+
+    /// So many leases may be held.
+    pub(super) fn places(&self) -> usize {
+        self.places
+    }
+
+    /// How many are talked to, holders of leases not counted.
+    pub(super) fn count(&self) -> usize {
+        self.talking.len() - self.leases().count()
+    }
+
+    /// How many were hung up on so far.
+    pub(super) fn hung_up(&self) -> u64 {
+        self.hung_up.all
+    }
+
+    /// Whether one more may come. If not, those who have just come are listened to first.
+    pub(super) fn may_come(&self) -> bool {
+        self.count() < self.places || self.first_to_go().is_some()
+    }
+
+    /// Makes room for one more, if need be.
+    pub(super) fn make_room(&mut self) {
+        if self.count() >= self.places {
+            self.hang_up_on_one();
+        }
+    }
+
+    /// Hangs up on who is the first to go. False: there is nobody.
+    pub(super) fn hang_up_on_one(&mut self) -> bool {
+        let Some(first) = self.first_to_go() else {
+            return false;
+        };
+        self.remove(first);
+        self.hung_up.all += 1;
+        true
+    }
+
+    /// Who makes room: those first who have not asked though they were listened to, and then who has dawdled longest. So whoever
+    /// asks at once is answered, however many others sit there. `None`: nobody, until those who have just come were listened to.
+    fn first_to_go(&self) -> Option<u64> {
+        let candidates = self.talking.iter().filter_map(|(id, it)| {
+            let standing = it.standing()?;
+            Some((standing, it.moved, *id))
+        });
+        let (_, _, first) = candidates
+            .min()
+            .filter(|(standing, ..)| *standing != Standing::Fresh)?;
+        Some(first)
     }
 
     /// Who holds leases: its process, and the modes.
@@ -101,7 +180,7 @@ impl Clients {
             self.next,
             Conversation {
                 client,
-                answer: Answer::NotAsked,
+                answer: Answer::NotHeard,
                 moved: now,
             },
         );
@@ -122,9 +201,15 @@ impl Clients {
         }
     }
 
+    /// Who has waited for its turn longest, and does no more.
+    fn whose_turn(&mut self) -> Option<u64> {
+        self.turns.pop_front()
+    }
+
     /// Hangs up on this one.
     pub(super) fn remove(&mut self, id: u64) {
         self.talking.remove(&id);
+        self.turns.retain(|waiting| *waiting != id);
     }
 
     /// When the next client is hung up on, or answered without history, if nothing moves; at once where one waits for its turn.
@@ -132,23 +217,25 @@ impl Clients {
         if !self.turns.is_empty() {
             return Some(Mono(0));
         }
-        self.talking
-            .values()
-            .filter_map(Conversation::deadline)
-            .min()
+        let deadlines = self.talking.values().filter_map(Conversation::deadline);
+        deadlines.chain(self.hung_up.next_deadline()).min()
     }
 
-    /// Hangs up on those who dawdle. How many that were.
-    pub(super) fn drop_idle(&mut self, now: Mono) -> u64 {
-        let before = self.talking.len();
-        let waits_for_us = |conversation: &Conversation| {
-            matches!(conversation.answer, Answer::AfterHistory { .. })
+    /// Hangs up on those who dawdle, and tells of all who were hung up on.
+    pub(super) fn drop_idle(&mut self, now: Mono) {
+        let dawdles = |it: &Conversation| {
+            let waits_for_us = matches!(it.answer, Answer::AfterHistory { .. });
+            !waits_for_us && it.deadline().is_some_and(|deadline| deadline <= now)
         };
-        self.talking.retain(|_, conversation| {
-            let deadline = conversation.deadline();
-            waits_for_us(conversation) || deadline.is_none_or(|deadline| now < deadline)
-        });
-        u64::try_from(before - self.talking.len()).unwrap_or(u64::MAX)
+        let dawdlers: Vec<u64> = (self.talking.iter())
+            .filter(|(_, it)| dawdles(it))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in dawdlers {
+            self.remove(id);
+            self.hung_up.all += 1;
+        }
+        self.hung_up.tell(now);
     }
 
     fn waiting_for_history(&self) -> Vec<u64> {
@@ -164,12 +251,14 @@ impl Clients {
 }
 
 impl Conversation {
-    /// Who has asked for nothing is hung up on first, who has done something last.
-    fn patience(&self) -> u8 {
+    /// `None`: it makes room for nobody.
+    fn standing(&self) -> Option<Standing> {
         match self.answer {
-            Answer::NotAsked => 0,
-            Answer::Listing(_) | Answer::Complete => 1,
-            Answer::AfterHistory { .. } | Answer::Leased(_) => 2,
+            Answer::NotAsked => Some(Standing::Silent),
+            Answer::Listing(_) | Answer::Complete => Some(Standing::Reader),
+            Answer::NotHeard => Some(Standing::Fresh),
+            Answer::AfterHistory { .. } => Some(Standing::Waiting),
+            Answer::Leased(_) => None,
         }
     }
 
@@ -188,228 +277,26 @@ impl Conversation {
     }
 }
 
-impl Daemon {
-    /// Something can be read from or written to client `id`.
-    ///
-    /// # Errors
-    /// History could not be put back before a request that changes bans.
-    pub(super) fn client_moves(&mut self, id: u64, now: Now) -> Result<(), Error> {
-        let Some(conversation) = self.clients.talking.get_mut(&id) else {
-            return Ok(());
-        };
-        if !matches!(conversation.answer, Answer::NotAsked) {
-            conversation.moved = now.mono;
-        }
-        if matches!(conversation.answer, Answer::Leased(_)) && conversation.is_over() {
-            let pid = conversation.client.pid;
-            self.clients.remove(id);
-            self.give_up_the_lease_of(pid, now);
-            return Ok(());
-        }
-        if matches!(conversation.answer, Answer::NotAsked) {
-            let step = conversation.client.read();
-            let uid = conversation.client.uid;
-            let answer = match step {
-                Step::Wait => return Ok(()),
-                Step::Gone => {
-                    self.clients.remove(id);
-                    return Ok(());
-                }
-                Step::Nonsense(why) => self.at_once(id, vec![Line::Failed(why)]),
-                Step::Ask(request) => self.answer(id, request, uid, now)?,
-            };
-            if let Some(conversation) = self.clients.talking.get_mut(&id) {
-                conversation.answer = answer;
-                conversation.moved = now.mono;
-            }
-        }
-        match self.clients.talking.get(&id).map(|it| &it.answer) {
-            Some(Answer::Listing(_)) => self.clients.queue(id),
-            _ => self.send(id, now),
-        }
-        Ok(())
-    }
-
-    /// Goes on with the list of who waits for that longest.
-    pub(super) fn next_turn(&mut self, now: Now) {
-        if let Some(id) = self.clients.turns.pop_front() {
-            self.send(id, now);
-        }
-    }
-
-    /// History may have written on, or not for too long: answer those who wait for it.
-    pub(super) fn history_moves(&mut self, now: Now) {
-        for id in self.clients.waiting_for_history() {
-            self.send(id, now);
-        }
-    }
-
-    /// Sends client `id` what it takes now, of a list no more than is its turn; when that was all, hangs up.
-    fn send(&mut self, id: u64, now: Now) {
-        let written = self.engine.recorder().written();
-        let Some(conversation) = self.clients.talking.get_mut(&id) else {
+impl HungUp {
+    fn tell(&mut self, now: Mono) {
+        let is_early = self.at.is_some_and(|at| now < at.later(TOLD_AGAIN));
+        if self.all == self.told || is_early {
             return;
-        };
-        let Conversation {
-            client,
-            answer,
-            moved,
-        } = conversation;
-        loop {
-            let mut is_turn_over = false;
-            match answer {
-                Answer::NotAsked => return,
-                Answer::AfterHistory { mark, lines, until } => {
-                    if *mark > written {
-                        let trouble = self.engine.recorder().disk_trouble();
-                        if trouble.is_none() && now.mono < *until {
-                            return;
-                        }
-                        lines.pop();
-                        lines.push(Line::Failed(not_in_history(trouble.as_deref())));
-                    }
-                    lines.drain(..).for_each(|line| client.push(&line));
-                    *answer = Answer::Complete;
-                }
-                Answer::Listing(listed) => {
-                    let mut bans = self.engine.bans().by_end(*listed);
-                    is_turn_over = true;
-                    for _ in 0..LISTED_A_TURN {
-                        if !client.has_room() {
-                            break;
-                        }
-                        let Some((place, ban)) = bans.next() else {
-                            client.push(&Line::Done);
-                            *answer = Answer::Complete;
-                            break;
-                        };
-                        client.push(&Line::Listed(command::listed_by(&self.engine, ban, now)));
-                        *listed = Some(place);
-                    }
-                }
-                Answer::Complete => {}
-                Answer::Leased(_) => {
-                    // If it has gone away, the kernel tells of that too.
-                    let _ = client.flush();
-                    return;
-                }
-            }
-            match client.flush() {
-                Ok(true) if matches!(answer, Answer::Complete) => break,
-                Ok(true) if is_turn_over => {
-                    *moved = now.mono;
-                    self.clients.queue(id);
-                    return;
-                }
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(_) => break,
-            }
         }
-        self.clients.talking.remove(&id);
+        warn!(
+            "hung up on {} at the control socket, who neither asked nor read (ss -xp shows who talks to pid {})",
+            self.all - self.told,
+            std::process::id()
+        );
+        self.told = self.all;
+        self.at = Some(now);
     }
 
-    fn at_once(&mut self, id: u64, lines: Vec<Line>) -> Answer {
-        if let Some(conversation) = self.clients.talking.get_mut(&id) {
-            lines.iter().for_each(|line| conversation.client.push(line));
-        }
-        Answer::Complete
+    /// When there is something to be told; `None`: nothing is.
+    fn next_deadline(&self) -> Option<Mono> {
+        let at = self.at.filter(|_| self.all > self.told)?;
+        Some(at.later(TOLD_AGAIN))
     }
-
-    fn answer(&mut self, id: u64, request: Request, uid: u32, now: Now) -> Result<Answer, Error> {
-        Ok(match request {
-            Request::Status => {
-                let status = Line::Status(Box::new(self.status(now)));
-                self.at_once(id, vec![status, Line::Done])
-            }
-            Request::List => Answer::Listing(None),
-            change @ (Request::Ban { .. }
-            | Request::Confirm { .. }
-            | Request::Import { .. }
-            | Request::Unban { .. }
-            | Request::UnbanAll) => {
-                let is_long = self.is_replaying()
-                    || matches!(change, Request::UnbanAll | Request::Import { .. });
-                if is_long {
-                    self.ask_for_patience(id);
-                }
-                self.finish_replay(now)?;
-                let by = format!("uid {uid}");
-                let outcome = command::carry_out(&mut self.engine, change, &by, now);
-                Answer::AfterHistory {
-                    mark: outcome.recorded.unwrap_or_default(),
-                    lines: outcome.lines,
-                    until: now.mono.later(if is_long {
-                        LONG_JOB_TAKES
-                    } else {
-                        HISTORY_TAKES
-                    }),
-                }
-            }
-            Request::Lease { modes, config } => self.answer_lease(id, &modes, &config, now),
-            Request::IgnoredNames => {
-                let names = self.engine.guard().names.iter().map(command::named);
-                let lines = names.map(Line::Named).chain([Line::Done]);
-                self.at_once(id, lines.collect())
-            }
-            Request::Explain { address } => {
-                let known = self.engine.explain(address, now);
-                let trigger = self.engine.config().detect.trigger;
-                let told = command::explained(address, &known, trigger, now);
-                self.at_once(id, vec![Line::Explained(Box::new(told)), Line::Done])
-            }
-            Request::Reload => {
-                let line = match self.reload(now) {
-                    Ok(reloaded) => vec![Line::Reloaded(reloaded), Line::Done],
-                    Err(why) => vec![Line::Failed(why)],
-                };
-                self.at_once(id, line)
-            }
-            Request::ReadIgnore => {
-                // Nothing is waited for: the file itself outlives us, and who stands in it is let in at the next start.
-                let lines = match self.read_ignore(now) {
-                    Ok(read) => vec![Line::IgnoreRead(read), Line::Done],
-                    Err(complaints) => vec![Line::Failed(complaints.to_string())],
-                };
-                self.at_once(id, lines)
-            }
-        })
-    }
-
-    fn answer_lease(&mut self, id: u64, modes: &[String], config: &str, now: Now) -> Answer {
-        let Some(conversation) = self.clients.talking.get_mut(&id) else {
-            return Answer::Complete;
-        };
-        if conversation.is_over() {
-            // It did not wait: nothing is begun for who is not there.
-            return Answer::Complete;
-        }
-        let pid = conversation.client.pid;
-        match self.lease(modes, Path::new(config), pid, now) {
-            Ok(modes) => {
-                self.at_once(id, vec![Line::Done]);
-                Answer::Leased(modes)
-            }
-            Err(why) => self.at_once(id, vec![Line::Failed(why)]),
-        }
-    }
-
-    /// Tells client `id` that this may take long.
-    fn ask_for_patience(&mut self, id: u64) {
-        if let Some(conversation) = self.clients.talking.get_mut(&id) {
-            conversation.client.push(&Line::Wait);
-            // If it has gone away, its answer will find that out.
-            let _ = conversation.client.flush();
-        }
-    }
-}
-
-fn not_in_history(trouble: Option<&str>) -> String {
-    let trouble = trouble.unwrap_or("the disk is slow");
-    format!(
-        "done in the kernel, but history has not written it yet ({trouble}): if portsentry is stopped before it has, \
-         its next start knows nothing of this"
-    )
 }
 
 #[cfg(test)]
@@ -417,33 +304,113 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::control::Server;
+    use crate::control::{Caller, Server};
+
+    struct Door {
+        // It goes last: the socket is in it.
+        server: Server,
+        callers: Vec<UnixStream>,
+        dir: tempfile::TempDir,
+    }
+
+    impl Door {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let server = Server::bind(&dir.path().join("control.sock")).unwrap();
+            Self {
+                server,
+                callers: Vec::new(),
+                dir,
+            }
+        }
+
+        fn call(&mut self, clients: &mut Clients, now: Mono) -> u64 {
+            let path = self.dir.path().join("control.sock");
+            self.callers.push(UnixStream::connect(path).unwrap());
+            let Caller::Client(client) = self.server.accept().unwrap() else {
+                panic!("nobody has come, or a stranger");
+            };
+            clients.make_room();
+            clients.add(client, now)
+        }
+    }
+
+    impl Clients {
+        fn is(&mut self, id: u64, answer: Answer) {
+            self.talking.get_mut(&id).unwrap().answer = answer;
+        }
+    }
 
     #[test]
     fn a_lease_takes_no_clients_place_and_is_not_hung_up_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control.sock");
-        let server = Server::bind(&path).unwrap();
-        let mut clients = Clients::default();
-        let mut callers = Vec::new();
-        let mut call = |clients: &mut Clients| {
-            callers.push(UnixStream::connect(&path).unwrap());
-            clients.add(server.accept().unwrap().unwrap(), Mono(0))
-        };
+        let (mut door, mut clients) = (Door::new(), Clients::with_places(PLACES));
         let atcp = BTreeSet::from([WatchMode::from_name("atcp").unwrap()]);
-        let holder = call(&mut clients);
-        let lease = Answer::Leased(atcp.clone());
-        clients.talking.get_mut(&holder).unwrap().answer = lease;
+        let holder = door.call(&mut clients, Mono(0));
+        clients.is(holder, Answer::Leased(atcp.clone()));
         assert_eq!(clients.next_deadline(), None);
-        for _ in 0..MAX_CLIENTS {
-            assert_eq!(clients.make_room(), 0);
-            call(&mut clients);
+        for _ in 0..PLACES {
+            let id = door.call(&mut clients, Mono(0));
+            clients.is(id, Answer::NotAsked);
         }
-        assert_eq!(clients.make_room(), 1);
-        let left = u64::try_from(MAX_CLIENTS - 1).unwrap();
-        assert_eq!(clients.drop_idle(Mono(0).later(IDLE)), left);
+        assert_eq!(clients.hung_up(), 0);
+        door.call(&mut clients, Mono(0));
+        assert_eq!((clients.hung_up(), clients.count()), (1, PLACES));
+        clients.drop_idle(Mono(0).later(IDLE));
+        assert_eq!(clients.hung_up(), 1 + u64::try_from(PLACES).unwrap());
         let pid = std::process::id();
         assert_eq!(clients.leases().collect::<Vec<_>>(), [(pid, &atcp)]);
         assert_eq!(clients.talking.len(), 1);
+    }
+
+    #[test]
+    fn who_has_just_come_is_listened_to_before_it_makes_room() {
+        let (mut door, mut clients) = (Door::new(), Clients::with_places(3));
+        let waits = door.call(&mut clients, Mono(0));
+        let answer = Answer::AfterHistory {
+            mark: Seq::default(),
+            lines: Vec::new(),
+            until: Mono(0),
+        };
+        clients.is(waits, answer);
+        let reader = door.call(&mut clients, Mono(0));
+        clients.is(reader, Answer::Complete);
+        let [fresh, another] = [(); 2].map(|()| door.call(&mut clients, Mono(0)));
+        assert!(!clients.talking.contains_key(&reader), "it dawdles");
+        assert!(!clients.may_come());
+        clients.is(fresh, Answer::NotAsked);
+        assert!(clients.may_come());
+        let last = door.call(&mut clients, Mono(0));
+        let mut left: Vec<u64> = clients.talking.into_keys().collect();
+        left.sort_unstable();
+        assert_eq!(left, [waits, another, last]);
+    }
+
+    #[test]
+    fn who_is_gone_waits_for_no_turn() {
+        let (mut door, mut clients) = (Door::new(), Clients::with_places(1));
+        for _ in 0..10 {
+            let id = door.call(&mut clients, Mono(0));
+            clients.is(id, Answer::NotAsked);
+            clients.queue(id);
+            clients.queue(id);
+        }
+        assert_eq!(clients.turns, [10]);
+    }
+
+    #[test]
+    fn the_log_is_told_once_a_second_of_who_was_hung_up_on() {
+        let mut hung_up = HungUp::default();
+        let t0 = Mono(0);
+        hung_up.tell(t0);
+        assert_eq!((hung_up.told, hung_up.next_deadline()), (0, None));
+        hung_up.all = 3;
+        hung_up.tell(t0);
+        assert_eq!((hung_up.told, hung_up.next_deadline()), (3, None));
+        hung_up.all = 900;
+        hung_up.tell(t0.later(TOLD_AGAIN / 2));
+        let due = Some(t0.later(TOLD_AGAIN));
+        assert_eq!((hung_up.told, hung_up.next_deadline()), (3, due));
+        hung_up.tell(t0.later(TOLD_AGAIN));
+        assert_eq!((hung_up.told, hung_up.next_deadline()), (900, None));
     }
 }

@@ -92,7 +92,13 @@ fn watch(
             }
             // One that ends hangs up.
             Err(
-                passing @ Error::Ask(AskError::NoDaemon(_) | AskError::Hung(_) | AskError::Io(_)),
+                passing @ Error::Ask(
+                    AskError::NoDaemon(_)
+                    | AskError::Hung(_)
+                    | AskError::Unheard(_)
+                    | AskError::HungUp(_)
+                    | AskError::Io(_),
+                ),
             ) => passing,
             Err(failure) => return Err(failure),
         };

@@ -13,9 +13,6 @@ use crate::config::{self, WatchMode};
 use crate::control::Watched;
 use crate::history::TextFiles;
 
-/// Leases at a time: whoever is started over and over does not fill the process table.
-const MAX_LEASES: usize = 64;
-
 impl Daemon {
     /// Watches in these modes too, for process `pid`. Those that are in force already are held by one more.
     pub(super) fn lease(
@@ -38,9 +35,10 @@ impl Daemon {
                 self.config_path.display()
             ));
         }
-        if self.clients.leases().count() >= MAX_LEASES {
+        let places = self.clients.places();
+        if self.clients.leases().count() >= places {
             return Err(format!(
-                "portsentry runs already, pid {}, and {MAX_LEASES} processes beside it: end some of them",
+                "portsentry runs already, pid {}, and {places} processes beside it: end some of them",
                 std::process::id()
             ));
         }

@@ -270,7 +270,7 @@ impl Daemon {
             signals,
             epoll,
             server,
-            clients: Clients::default(),
+            clients: Clients::new(),
             replay: Some(replay),
             adoption: None,
             ready_at: None,

@@ -5,7 +5,7 @@ use crate::clock::Now;
 use crate::command;
 use crate::config::{Method, Response};
 use crate::control::{CaptureStatus, Friends, Health, Repair, State, Status};
-use crate::engine;
+use crate::engine::{self, Counters};
 use crate::probe::Skip;
 use crate::traps::Traps;
 
@@ -73,7 +73,12 @@ impl Daemon {
                 skipped: skipped.collect(),
             },
             friends: self.friends(),
-            counters: self.engine.counters,
+            // Who asks is not counted.
+            callers: count(self.clients.count().saturating_sub(1)),
+            counters: Counters {
+                hung_up: self.clients.hung_up(),
+                ..self.engine.counters
+            },
             troubles,
         }
     }
