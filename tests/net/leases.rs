@@ -1,6 +1,8 @@
 //! One process for each mode, as 1.2 was started: each is there for its own, whatever befalls the others.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
@@ -372,4 +374,87 @@ fn history_lines_stay_where_everybody_may_write_and_bans_are_remembered_elsewher
     yard.sandbox
         .sh("test -e /var/lib/portsentry/history.db && test ! -e /run/open/history.db");
     assert!(yard.run("history").1.contains(Pair::STRANGER));
+}
+
+/// As a holder asks for it, and is answered; held for as long as it is kept.
+fn lease(yard: &Yard, mode: &str) -> UnixStream {
+    let socket = yard.sandbox.path("/run/portsentry/control.sock");
+    let mut stream = UnixStream::connect(socket).expect("the daemon listens");
+    writeln!(
+        stream,
+        "{{\"command\":\"lease\",\"modes\":[\"{mode}\"],\"config\":\"{CONF}\"}}"
+    )
+    .expect("the daemon reads");
+    let mut answer = String::new();
+    BufReader::new(&stream)
+        .read_line(&mut answer)
+        .expect("the daemon answers");
+    assert_eq!(answer, "\"done\"\n");
+    stream
+}
+
+#[test]
+fn the_65th_lease_is_refused_until_a_holder_ends() {
+    let yard = Yard::new();
+    let atcp = yard.start("-atcp");
+    let mut held: Vec<UnixStream> = (0..64).map(|_| lease(&yard, "audp")).collect();
+    let (status, said) = yard.run("-audp");
+    let words = format!(
+        "portsentry runs already, pid {atcp}, and 64 processes beside it: end some of them"
+    );
+    assert!(status == 1 && said.contains(&words), "{status}: {said}");
+    // They cost commands nothing, and a crowd costs them nothing.
+    let socket = yard.sandbox.path("/run/portsentry/control.sock");
+    let crowd: Vec<_> = (0..200)
+        .map(|_| UnixStream::connect(&socket).expect("the daemon listens"))
+        .collect();
+    let holders = |yard: &Yard| {
+        let status = yard.status()?;
+        let modes = status["modes"].as_array()?.clone();
+        let audp = modes.into_iter().find(|mode| mode["mode"] == "audp")?;
+        Some(audp["holders"].as_array()?.len())
+    };
+    assert_eq!(holders(&yard), Some(64));
+    drop(crowd);
+    held.pop();
+    eventually("one is gone", || (holders(&yard) == Some(63)).then_some(()));
+    let audp = yard.start("-audp");
+    held.clear();
+    yard.stands(atcp, &[("atcp", &[atcp]), ("audp", &[audp])]);
+    yard.notices(true, true);
+}
+
+#[test]
+fn a_holder_that_is_stopped_keeps_its_mode_and_one_that_is_killed_does_not() {
+    let yard = Yard::new();
+    let atcp = yard.start("-atcp");
+    let audp = yard.start("-audp");
+    // It has nothing to do but to be there.
+    yard.sandbox.sh(&format!("kill -STOP {audp}"));
+    yard.notices(true, true);
+    yard.stands(atcp, &[("atcp", &[atcp]), ("audp", &[audp])]);
+    yard.end("KILL", audp);
+    yard.stands(atcp, &[("atcp", &[atcp])]);
+    yard.notices(true, false);
+}
+
+#[test]
+fn a_daemon_that_hung_for_a_while_catches_up_with_its_holders() {
+    let yard = Yard::new();
+    let atcp = yard.start("-atcp");
+    let audp = yard.start("-audp");
+    yard.sandbox.sh(&format!("kill -STOP {atcp}"));
+    yard.end("KILL", audp);
+    // One that starts meanwhile waits, and asks again.
+    yard.sandbox.sh(&format!(
+        "setsid {PROGRAM} -stcp >/run/late 2>&1 & sleep 3; kill -CONT {atcp}"
+    ));
+    let stcp = eventually("it holds its mode", || {
+        let status = yard.status()?;
+        let modes = status["modes"].as_array()?.clone();
+        let stcp = modes.into_iter().find(|mode| mode["mode"] == "stcp")?;
+        u32::try_from(stcp["holders"][0].as_u64()?).ok()
+    });
+    yard.stands(atcp, &[("atcp", &[atcp]), ("stcp", &[stcp])]);
+    assert_eq!(yard.sandbox.read("/run/late"), "");
 }
