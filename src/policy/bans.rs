@@ -329,7 +329,7 @@ impl Bans {
                 move_on(&mut ban.start);
             }
         }
-        self.neighbours.clock_moved(by);
+        self.neighbours.clock_moved(by, self.slots.iter().flatten());
     }
 
     /// Keeps what a source had before, up to [`most_past`] sources.

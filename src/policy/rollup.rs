@@ -116,11 +116,17 @@ impl Neighbours {
         within.iter().for_each(|ban| self.add(ban));
     }
 
-    /// The wall clock has moved by so many milliseconds.
-    pub(super) fn clock_moved(&mut self, by: i64) {
+    /// The wall clock has moved by so many milliseconds, and with it most of the bans that run. Those for ever stay where they
+    /// were, and may be on the other side now of what was forgiven: so all are counted anew.
+    pub(super) fn clock_moved<'a>(&mut self, by: i64, running: impl Iterator<Item = &'a Ban>) {
+        if self.forgiven.is_empty() {
+            return;
+        }
         for at in self.forgiven.values_mut() {
             at.0 = at.0.saturating_add(by);
         }
+        self.counts.clear();
+        running.for_each(|ban| self.add(ban));
     }
 
     /// Drops what was forgiven before that moment.
@@ -294,6 +300,25 @@ mod tests {
         let wide = roll_up(last.source, &rules, &bans, may, NOW).unwrap();
         assert_eq!(wide.source.to_string(), "2001:db8::/56");
         assert_eq!(roll_up(last.source, &rules, &bans, |_| false, NOW), None);
+    }
+
+    #[test]
+    fn a_clock_that_moves_leaves_no_count_behind_of_bans_that_end_after_it() {
+        let rules = rules();
+        let mut bans = bans_by(&rules);
+        bans.forgive(&[("198.51.100.0/24".parse().unwrap(), NOW.wall)]);
+        let for_ever = Ban {
+            start: NOW.later(Duration::from_secs(1)).wall,
+            end: None,
+            ..part("198.51.100.7", HANDSHAKES)
+        };
+        bans.insert(for_ever.clone());
+        bans.clock_moved(3_600_000);
+        bans.remove(for_ever.source);
+        assert_eq!(
+            bans.crowds(for_ever.source).map(|it| it.count).sum::<u32>(),
+            0
+        );
     }
 
     #[test]
