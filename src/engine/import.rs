@@ -46,6 +46,8 @@ impl Engine {
         if !self.world.has_responders() {
             return Err(PROGRAMS_ALONE.to_owned());
         }
+        self.notice(now);
+        self.look_for_logins(false, now);
         let end = length.map(|length| End::after(length, now));
         let mut imported = Imported::default();
         let mut chosen = HashSet::new();

@@ -1,6 +1,7 @@
 //! Who is never banned because of what it is to this host.
 
 use super::*;
+use crate::guard::Friend;
 use crate::host::{Gateway, Login, LoginBy, Resolver};
 
 const GATEWAY: &str = "192.0.2.254";
@@ -249,6 +250,20 @@ fn a_forced_ban_outlives_a_restart() {
     assert_eq!(history.of(None, 9).unwrap()[0].origin, Origin::Forced);
 }
 
+#[test]
+fn a_list_does_not_ban_who_has_just_logged_in() {
+    let (mut bench, logged) = bench("");
+    *logged.borrow_mut() = Ok(vec![root(STRANGER)]);
+    let list = [STRANGER, "203.0.113.9"].map(|it| it.parse().unwrap());
+    let why = Reason::parse("imported");
+    let imported = bench.engine.import(&list, None, &why, NOW).unwrap();
+    assert_eq!(bench.held(), ["203.0.113.9"]);
+    assert!(matches!(
+        imported.refused[..],
+        [Refusal::Friend(_, Friend::Login(_))]
+    ));
+}
+
 const TRIAL: Duration = Duration::from_secs(60);
 
 #[test]
@@ -305,6 +320,7 @@ fn a_ban_on_trial_takes_no_other_ban_with_it() {
         length: Some(Duration::from_secs(5)),
         ..order(STRANGER)
     };
-    let (ban, _) = bench.engine.ban_for_now(brief, TRIAL, after(62)).unwrap();
+    let done = bench.engine.ban_for_now(brief, TRIAL, after(3664));
+    let (ban, _) = done.unwrap();
     assert_eq!(ban.length(), Some(Duration::from_secs(5)));
 }
