@@ -92,6 +92,7 @@ impl Engine {
         }
         for ban in bans {
             self.detector.forget(ban.source);
+            self.provisional.remove(&ban.source);
             match self.bans.insert(ban) {
                 None => imported.banned += 1,
                 Some(_) => imported.prolonged += 1,

@@ -315,6 +315,19 @@ fn a_ban_on_trial_takes_no_other_ban_with_it() {
     assert!(bench.engine.confirm(stranger, NOW).is_err());
     bench.engine.tick(after(61));
     assert_eq!(bench.held(), [other]);
+    // So is a list that names it.
+    let listed = "203.0.113.10";
+    bench
+        .engine
+        .ban_for_now(order(listed), TRIAL, after(62))
+        .unwrap();
+    let hour = Some(Duration::from_secs(3600));
+    let list = [listed.parse().unwrap()];
+    let why = Reason::parse("imported");
+    bench.engine.import(&list, hour, &why, after(63)).unwrap();
+    assert!(bench.engine.confirm(list[0], after(64)).is_err());
+    bench.engine.tick(after(3663));
+    assert!(bench.engine.bans().past(list[0]).is_some());
     // A trial is no longer than the ban.
     let brief = Order {
         length: Some(Duration::from_secs(5)),
