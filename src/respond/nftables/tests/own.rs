@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Own;
+use crate::nft::{Line, Owner};
 
 /// Whether this kernel has them, by its version.
 fn is_new_enough() -> bool {
@@ -29,6 +30,18 @@ fn refused(arguments: &str) {
 
 fn nft(arguments: &str) {
     run(Command::new("nft").args(arguments.split_whitespace()), "").expect(arguments);
+}
+
+/// Ends the owner, and waits until the kernel has seen it go: between its fork and its exec, a child that another test
+/// starts holds the socket too.
+fn let_go(owner: Nftables) {
+    let table = owner.table.clone();
+    drop(owner);
+    let mut line = Line::open().unwrap();
+    eventually("the table belongs to nobody", || {
+        let found = line.inspect(&table).unwrap().expect("it stays");
+        !matches!(found.owner, Owner::Port(_))
+    });
 }
 
 fn is_banned(nftables: &mut Nftables, source: &str) -> bool {
@@ -102,7 +115,7 @@ fn others_leave_what_is_ours_alone_until_we_are_gone() {
     nftables.unban_all().unwrap();
     assert!(!is_banned(&mut nftables, "192.0.2.8"));
     nftables.ban(&[&ban("192.0.2.9", now)], now).unwrap();
-    drop(nftables);
+    let_go(nftables);
     nft("add element inet portsentry banned4 { 192.0.2.10 }");
 
     // The next run takes it over as it is.
@@ -129,7 +142,7 @@ fn a_table_changes_hands_with_its_bans() {
     };
     assert_eq!(owned.prepare().unwrap(), expected);
     assert!(is_banned(&mut owned, "192.0.2.7"));
-    drop(owned);
+    let_go(owned);
 
     assert_eq!(plain.prepare().unwrap(), expected);
     assert!(is_banned(&mut plain, "192.0.2.7"));
