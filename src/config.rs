@@ -1,37 +1,46 @@
 //! [`Config`]: everything an admin can set, typed. A `Config` that exists is a good one.
 //!
-//! Here are the types and their defaults. The native file is read by `native`, key by key as `keys` says, and printed by
-//! `convert`; 1.2's is read by `legacy`, ignore files by [`ignore`]; `restart` knows what of a new one takes effect at a restart only. No side
-//! effects but reading the files it is told to read.
+//! Here are the whole and its defaults; `watch`, `bans` and `responders` hold the larger tables. The native file is read
+//! by `native`, key by key as `keys` says, and printed by `convert`; 1.2's is read by `legacy`, ignore files by
+//! [`ignore`]; `restart` knows what of a new one takes effect at a restart only. No side effects but reading the files it
+//! is told to read.
 
+mod bans;
 mod complaint;
 mod convert;
+mod files;
 mod fit;
 pub mod ignore;
 mod keys;
 mod legacy;
 mod native;
+mod responders;
 mod restart;
 mod syntax;
 mod value;
+mod watch;
 mod write;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use bans::{BanRules, OnStop, ResponderKind, RollUp};
 pub(crate) use complaint::printable;
 pub use complaint::{Complaint, Complaints};
 pub use convert::converted;
+use files::cannot_read;
+pub(crate) use files::read_file;
 use ignore::{Syntax, Whom};
+pub use responders::{
+    CommandLine, Commands, Hook, HostsDeny, Iptables, LogRate, Nftables, Own, Route, RouteKind,
+    When,
+};
+pub use watch::{Mode, Response, Watch, WatchMode};
 
 use crate::policy::Unit;
 use crate::probe::Protocol;
-use crate::source::Source;
 
 /// Where the configuration is, unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portsentry/portsentry.toml";
@@ -170,89 +179,6 @@ pub enum Method {
     Ip,
 }
 
-/// `[tcp]`, `[udp]`: which ports are traps, and what a scan of them leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
-    /// The modes in force; empty: off.
-    pub modes: BTreeSet<Mode>,
-    /// `stealth`, `connect`: the watched ports.
-    pub ports: Vec<RangeInclusive<u16>>,
-    /// `advanced`: every port below this, up to 65536.
-    pub below: u32,
-    /// `advanced`: but not these.
-    pub exclude: Vec<RangeInclusive<u16>>,
-    /// What a scan leads to.
-    pub response: Response,
-}
-
-/// `tcp.mode`, `udp.mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// Every port below `below` that nothing listens on.
-    Advanced,
-    /// The ports in `ports`, by packets that arrive for them.
-    Stealth,
-    /// The ports in `ports`, by listening on them.
-    Connect,
-}
-
-/// A mode of one protocol: what one of 1.2's flags asks for, and what its commands and files know as the mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WatchMode {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Which of the three.
-    pub mode: Mode,
-}
-
-impl WatchMode {
-    /// All six, in the order of 1.2's usage line.
-    pub const ALL: [Self; 6] = [
-        Self::new(Protocol::Tcp, Mode::Connect),
-        Self::new(Protocol::Udp, Mode::Connect),
-        Self::new(Protocol::Tcp, Mode::Stealth),
-        Self::new(Protocol::Tcp, Mode::Advanced),
-        Self::new(Protocol::Udp, Mode::Stealth),
-        Self::new(Protocol::Udp, Mode::Advanced),
-    ];
-
-    /// The mode of that protocol.
-    #[must_use]
-    pub const fn new(protocol: Protocol, mode: Mode) -> Self {
-        Self { protocol, mode }
-    }
-
-    /// 1.2's word: `tcp`, `udp`, `stcp`, `sudp`, `atcp`, `audp`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match (self.protocol, self.mode) {
-            (Protocol::Tcp, Mode::Connect) => "tcp",
-            (Protocol::Udp, Mode::Connect) => "udp",
-            (Protocol::Tcp, Mode::Stealth) => "stcp",
-            (Protocol::Udp, Mode::Stealth) => "sudp",
-            (Protocol::Tcp, Mode::Advanced) => "atcp",
-            (Protocol::Udp, Mode::Advanced) => "audp",
-        }
-    }
-
-    /// The mode of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mode| mode.name() == name)
-    }
-}
-
-/// `tcp.response`, `udp.response`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Response {
-    /// The source is banned.
-    Ban,
-    /// The scan is logged and kept in history, nobody is banned.
-    Log,
-    /// As [`Log`](Self::Log), and `command.run` is told.
-    Command,
-}
-
 /// `[detect]`: what adds up to a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detect {
@@ -268,46 +194,6 @@ pub struct Detect {
     pub confirm: Confirm,
 }
 
-/// `[ban]`: how long, how wide, how many.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BanRules {
-    /// The first ban of a source; `None`: for ever.
-    pub duration: Option<Duration>,
-    /// Each repeat lasts this many times longer, at least 1.
-    pub escalate: u32,
-    /// No ban lasts longer; `None`: no bound.
-    pub max: Option<Duration>,
-    /// A ban that ended longer ago than this is forgotten; `None`: never forgotten.
-    pub memory: Option<Duration>,
-    /// How many bits of an IPv4 source a ban covers, 8 to 32.
-    pub ipv4_prefix: u8,
-    /// How many bits of an IPv6 source a ban covers, 16 to 128.
-    pub ipv6_prefix: u8,
-    /// When many banned IPv4 neighbours become one ban, the longest prefix first; empty: never.
-    pub ipv4_rollup: Vec<RollUp>,
-    /// The same for IPv6.
-    pub ipv6_rollup: Vec<RollUp>,
-    /// What a ban must rest on to count towards that.
-    pub rollup_confirm: Confirm,
-    /// What a clean stop does to running bans.
-    pub on_stop: OnStop,
-    /// Active bans at most.
-    pub limit: u32,
-    /// Scans acted on a second at most.
-    pub rate: u32,
-    /// Who makes bans real, in this order.
-    pub responders: Vec<ResponderKind>,
-}
-
-/// `16 in /56`: so many bans in one prefix of that length become one ban of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RollUp {
-    /// How many, at least two.
-    pub count: u32,
-    /// The length of the prefix in bits.
-    pub prefix_len: u8,
-}
-
 /// What proves that a source is who it says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirm {
@@ -315,182 +201,6 @@ pub enum Confirm {
     None,
     /// A TCP handshake with a trap.
     Handshake,
-}
-
-/// `ban.on_stop`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStop {
-    /// Bans stay in the kernel and run out there.
-    Keep,
-    /// Everything of ours is taken down.
-    Remove,
-}
-
-/// `ban.responders`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ResponderKind {
-    /// An nftables set with timeouts.
-    Nftables,
-    /// Rules in a chain of our own, or ipsets.
-    Iptables,
-    /// Routes that lead nowhere.
-    Route,
-    /// Lines in `/etc/hosts.deny`.
-    HostsDeny,
-    /// The admin's own programs.
-    Command,
-}
-
-impl ResponderKind {
-    /// All there are.
-    pub const ALL: &[Self] = &[
-        Self::Nftables,
-        Self::Iptables,
-        Self::Route,
-        Self::HostsDeny,
-        Self::Command,
-    ];
-
-    /// As in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nftables => "nftables",
-            Self::Iptables => "iptables",
-            Self::Route => "route",
-            Self::HostsDeny => "hosts-deny",
-            Self::Command => "command",
-        }
-    }
-
-    /// What its bans do not stop, for people to know; `None`: nothing gets through.
-    #[must_use]
-    pub const fn gap(self) -> Option<&'static str> {
-        match self {
-            Self::Nftables | Self::Iptables => None,
-            Self::Route => {
-                Some("what banned sources send still arrives, only answers do not leave")
-            }
-            Self::HostsDeny => Some("only services behind tcp_wrappers heed it"),
-            Self::Command => Some("what your program does is not known here"),
-        }
-    }
-
-    /// The one of this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
-}
-
-/// `[nftables]`: where our table stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nftables {
-    /// The table's name, family inet.
-    pub table: String,
-    /// Where packets meet it.
-    pub hook: Hook,
-    /// Before whom, −400 to 400; below −200 is before connection tracking.
-    pub priority: i32,
-    /// Dropped packets that the kernel logs; `None`: none.
-    pub log: Option<LogRate>,
-    /// Whether we alone may change it.
-    pub own: Own,
-    /// Whether the start goes on where this cannot work.
-    pub optional: bool,
-}
-
-/// `nftables.own`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
-    /// Where the kernel can.
-    Auto,
-    /// Or not at all.
-    On,
-    /// Never.
-    Off,
-}
-
-/// `nftables.log`: at most so many, in so long, from each of our sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogRate {
-    /// 1 to 1,000,000.
-    pub packets: u32,
-    /// A second, a minute, an hour or a day.
-    pub per: Duration,
-}
-
-/// `[iptables]`: where our chain stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Iptables {
-    /// The chain's name: 1 to 28 letters, digits, `-`, `_` and `.`, of which the first is a letter.
-    pub chain: String,
-    /// Whether the start goes on where this cannot work.
-    pub optional: bool,
-}
-
-/// `[route]`: what our routes do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// What becomes of packets to a banned source.
-    pub kind: RouteKind,
-    /// Whether the start goes on where this cannot work.
-    pub optional: bool,
-}
-
-/// `route.kind`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RouteKind {
-    /// Refused as without a way.
-    Unreachable,
-    /// Dropped.
-    Blackhole,
-    /// Refused as forbidden.
-    Prohibit,
-}
-
-/// `[hosts-deny]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostsDeny {
-    /// The file that tcp_wrappers reads.
-    pub file: PathBuf,
-    /// A line of it, with `{source}` where the address goes.
-    pub line: String,
-    /// Whether the start goes on where this cannot work.
-    pub optional: bool,
-}
-
-/// `[command]`: the admin's own programs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commands {
-    /// Is told of a scan.
-    pub run: Option<CommandLine>,
-    /// Shuts a source out.
-    pub ban: Option<CommandLine>,
-    /// Undoes what `ban` did.
-    pub unban: Option<CommandLine>,
-    /// Whether `run` comes before the ban or after it.
-    pub when: When,
-    /// A program that runs longer is killed.
-    pub timeout: Duration,
-}
-
-/// A program to run. `{source}`, `{port}` and `{mode}` in it are filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CommandLine {
-    /// A program and its arguments, at least one word; no shell sees it.
-    Argv(Vec<String>),
-    /// A line for `/bin/sh -c`.
-    Shell(String),
-}
-
-/// `command.when`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// The ban waits until the program has ended.
-    Before,
-    /// The program starts when the ban is in force.
-    After,
 }
 
 /// `[listen]`
@@ -505,15 +215,6 @@ pub struct Listen {
 pub struct Log {
     /// Whether further probes of a source that is dealt with already are logged too, some a second at most.
     pub repeats: bool,
-}
-
-/// `nftables.hook`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// Before routing: stops forwarded traffic too.
-    Prerouting,
-    /// Traffic to this host alone.
-    Input,
 }
 
 /// `[ignore]`: who is never banned.
@@ -772,142 +473,9 @@ impl Config {
     }
 }
 
-impl BanRules {
-    /// Whether this responder is among them.
-    #[must_use]
-    pub fn uses(&self, kind: ResponderKind) -> bool {
-        self.responders.contains(&kind)
-    }
-
-    /// Whom a ban that shuts out all of `source` may name by these rules: itself, the prefix that a ban of it would cover, and those
-    /// that it may have been rolled up into. The narrowest first, each once.
-    #[must_use]
-    pub fn covering(&self, source: Source) -> Vec<Source> {
-        let width = if source.address().is_ipv4() {
-            self.ipv4_prefix
-        } else {
-            self.ipv6_prefix
-        };
-        let wider = self.rollups(source).iter().map(|step| step.prefix_len);
-        let mut covering: Vec<Source> = [source.prefix_len(), width]
-            .into_iter()
-            .chain(wider)
-            .filter(|length| *length <= source.prefix_len())
-            .map(|length| Source::prefix(source.address(), length))
-            .collect();
-        covering.sort_by_key(|covering| std::cmp::Reverse(covering.prefix_len()));
-        covering.dedup();
-        covering
-    }
-
-    /// What may become of many bans of the family that `source` is of.
-    #[must_use]
-    pub fn rollups(&self, source: Source) -> &[RollUp] {
-        if source.address().is_ipv4() {
-            &self.ipv4_rollup
-        } else {
-            &self.ipv6_rollup
-        }
-    }
-}
-
-impl Watch {
-    /// Whether `port` is a trap of that mode as far as the configuration goes.
-    #[must_use]
-    pub fn watches_by(&self, mode: Mode, port: u16) -> bool {
-        self.modes.contains(&mode)
-            && match mode {
-                Mode::Stealth | Mode::Connect => listed(&self.ports, port),
-                Mode::Advanced => u32::from(port) < self.below && !listed(&self.exclude, port),
-            }
-    }
-
-    /// Whether `port` is a trap of any mode.
-    #[must_use]
-    pub fn watches(&self, port: u16) -> bool {
-        [Mode::Stealth, Mode::Advanced, Mode::Connect]
-            .into_iter()
-            .any(|mode| self.watches_by(mode, port))
-    }
-
-    /// The ports that are traps of any mode, but for port 0, in ranges that neither touch nor overlap.
-    #[must_use]
-    pub fn ranges(&self) -> Vec<RangeInclusive<u16>> {
-        let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-        for port in (1..=u16::MAX).filter(|&port| self.watches(port)) {
-            match ranges.last_mut() {
-                Some(last) if last.end().checked_add(1) == Some(port) => {
-                    *last = *last.start()..=port;
-                }
-                _ => ranges.push(port..=port),
-            }
-        }
-        ranges
-    }
-
-    /// The least range that holds all ports watched by their packets; `None` where none is. Decoys lie within it: they
-    /// count only where they are watched.
-    #[must_use]
-    pub fn span(&self) -> Option<RangeInclusive<u16>> {
-        let has = |mode| self.modes.contains(&mode);
-        let named = self.ports.iter().filter(|_| has(Mode::Stealth));
-        let below = if has(Mode::Advanced) { self.below } else { 0 };
-        let mut open = (0..below)
-            .filter_map(|port| u16::try_from(port).ok())
-            .filter(|&port| !listed(&self.exclude, port));
-        let ends: Vec<u16> = named
-            .flat_map(|range| [*range.start(), *range.end()])
-            .chain(open.next())
-            .chain(open.next_back())
-            .collect();
-        Some(*ends.iter().min()?..=*ends.iter().max()?)
-    }
-}
-
-fn listed(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
-    ranges.iter().any(|range| range.contains(&port))
-}
-
-/// What the file holds, unless it holds more than `limit`.
-pub(crate) fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // A pipe that nobody writes to must not stop us.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_dir() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(bytes)
-}
-
-/// Cause and remedy for a file that [`read_file`] could not read.
-fn cannot_read(error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file; create it, or name another",
-        io::ErrorKind::PermissionDenied => {
-            "permission denied; it must belong to the user portsentry runs as or be readable for all, also for root, who gives up the right to read everything"
-        }
-        io::ErrorKind::IsADirectory => "it is a directory; name a file",
-        io::ErrorKind::FileTooLarge => "it is too large to be what it should; name another",
-        _ => return format!("cannot read the file: {error}; see that it can be read with cat"),
-    };
-    format!("cannot read the file: {remedy}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(text: &str) -> Config {
-        parse(Path::new("/p.toml"), text).unwrap_or_else(|wrong| panic!("{wrong}"))
-    }
 
     #[test]
     fn what_is_watched_in_fewer_modes_is_otherwise_the_same() {
@@ -928,26 +496,5 @@ mod tests {
         let mut back = after;
         back.tcp.modes.insert(Mode::Advanced);
         assert_eq!(back, before);
-    }
-
-    #[test]
-    fn the_span_holds_all_watched_ports_and_no_more() {
-        for (text, span) in [
-            ("", Some(0..=1023)),
-            ("tcp.mode = \"off\"", None),
-            ("tcp.exclude = [\"0-9\", \"1000-1023\"]", Some(10..=999)),
-            (
-                "tcp.mode = \"stealth\"\ntcp.ports = [7, \"80-90\"]",
-                Some(7..=90),
-            ),
-            (
-                "tcp.mode = [\"advanced\", \"stealth\"]\ntcp.ports = [65535]",
-                Some(0..=65535),
-            ),
-            ("tcp.below = 65536", Some(0..=65535)),
-            ("tcp.below = 9\ntcp.exclude = [\"0-7\"]", Some(8..=8)),
-        ] {
-            assert_eq!(config(text).tcp.span(), span, "{text}");
-        }
     }
 }
