@@ -306,6 +306,12 @@ impl History {
         Ok(())
     }
 
+    /// Gives back the memory that pages take which were read or written lately.
+    fn let_go(&self) {
+        // On an error, it stays.
+        let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+
     /// Closes a file that [`was_moved`](Self::was_moved), with all that was written in it unless it is damaged: SQLite would leave that in a
     /// `-wal` of the old name, where the next file's opening deletes it.
     fn close_moved(self) {

@@ -248,8 +248,8 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, Claim)>,
     }
 }
 
-/// Negative: in KiB.
-const CACHE_SIZE: i32 = -512;
+/// Negative: in KiB. It is filled as pages are touched: a flood's bans, whose sources lie all over the index, take it all.
+const CACHE_SIZE: i32 = -4096;
 
 const WRITABLE: &str =
     "it must be writable for the user portsentry runs as; [history] file says where it is";

@@ -49,8 +49,13 @@ impl Recorder {
     /// How many records may wait; beside them, one batch is at the disk.
     pub const QUEUE: usize = 65_536;
 
-    /// How many records go into one transaction.
-    const BATCH: usize = 4096;
+    /// How many records go into one transaction. Where sources are many, each of a few writes pages of its own, and each of
+    /// many shares them: half the work.
+    const BATCH: usize = 8192;
+
+    /// A transaction of so many is a flood's: what comes next from strangers, for which nobody waits, is gathered for this long.
+    const FLOOD: usize = 128;
+    const GATHERING: Duration = Duration::from_millis(100);
 
     /// How long a refused batch waits for its next try: at first, and at most.
     const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -76,6 +81,7 @@ impl Recorder {
             history: Some(history),
             text,
             told: 0,
+            is_flood: false,
         };
         let thread = thread::Builder::new()
             .name("history".to_owned())
@@ -103,9 +109,14 @@ impl Recorder {
         }
         state.queue.push_back(record);
         state.pushed += 1;
+        state.is_awaited |= !is_strangers;
         let seq = Seq(state.pushed);
+        // To wake somebody is a system call, also where nobody sleeps.
+        let is_news = !is_strangers || [1, Self::BATCH].contains(&state.queue.len());
         drop(state);
-        self.shared.wake.notify_one();
+        if is_news {
+            self.shared.wake.notify_one();
+        }
         Ok(seq)
     }
 
@@ -117,6 +128,7 @@ impl Recorder {
         state.queue.extend(bans.into_iter().map(Record::Ban));
         let count = state.queue.len() - before;
         state.pushed += u64::try_from(count).expect("a queue in memory is shorter than 2^64");
+        state.is_awaited = true;
         let seq = Seq(state.pushed);
         drop(state);
         self.shared.wake.notify_one();
@@ -239,6 +251,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Record>,
+    /// Whether somebody may wait for what is queued.
+    is_awaited: bool,
     pushed: u64,
     look: bool,
     prune: Option<Pruning>,
@@ -294,6 +308,8 @@ struct Writer {
     text: TextFiles,
     /// How many records at the head of the queue are in the text files already.
     told: usize,
+    /// Whether the last batch was one of many.
+    is_flood: bool,
 }
 
 enum Job {
@@ -309,13 +325,14 @@ impl Writer {
         loop {
             match self.next_job() {
                 Job::Write(batch) => {
+                    self.is_flood = batch.len() >= Recorder::FLOOD;
                     let told = self.told.min(batch.len());
                     self.told -= told;
                     self.write_lines(&batch[told..]);
                     if !self.write_surely(&batch) {
                         return;
                     }
-                    let count = u64::try_from(batch.len()).expect("a batch is 4096 at most");
+                    let count = u64::try_from(batch.len()).expect("a batch is in memory");
                     self.shared.written.fetch_add(count, Ordering::Release);
                     self.shared.signal();
                 }
@@ -341,12 +358,24 @@ impl Writer {
             .wait_while(state, idle)
             .unwrap_or_else(PoisonError::into_inner);
         if !state.queue.is_empty() {
-            let count = state.queue.len().min(Recorder::BATCH);
-            let batch = state.queue.drain(..count).collect();
-            if state.queue.is_empty() {
-                state.queue.shrink_to(Recorder::BATCH);
+            if self.is_flood {
+                let has_time = |state: &mut State| {
+                    let is_short = state.queue.len() < Recorder::BATCH;
+                    is_short && !state.is_awaited && state.stop_by.is_none()
+                };
+                (state, _) = self
+                    .shared
+                    .wake
+                    .wait_timeout_while(state, Recorder::GATHERING, has_time)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
-            return Job::Write(batch);
+            if state.queue.len() > Recorder::BATCH {
+                return Job::Write(state.queue.drain(..Recorder::BATCH).collect());
+            }
+            state.is_awaited = false;
+            let all = std::mem::take(&mut state.queue);
+            drop(state);
+            return Job::Write(all.into());
         }
         if state.stop_by.is_some() {
             return Job::End;
@@ -421,8 +450,8 @@ impl Writer {
     }
 
     fn look(&mut self) {
-        match self.history() {
-            Ok(_) => self.shared.tell(|state| &mut state.disk_trouble, None),
+        match self.history().map(|history| history.let_go()) {
+            Ok(()) => self.shared.tell(|state| &mut state.disk_trouble, None),
             Err(error) => self.complain(&error),
         }
         self.write_lines(&[]);
