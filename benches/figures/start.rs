@@ -237,8 +237,8 @@ pub(crate) fn idle(run: &Run) -> Vec<Table> {
     missing.iter().for_each(|words| memory.note(words));
     memory.limit(6e6);
     wake_ups.limit(0.0);
-    // One look at the table and at a sample of the bans.
-    guarding.limit(1.0);
+    // One look: the loop's at the table and at a sample of the bans, and the thread's of history at its file.
+    guarding.limit(2.0);
     vec![memory, wake_ups, processor, guarding]
 }
 
