@@ -301,7 +301,8 @@ fn without_history(config: &Config, requests: &[Request], cause: &history::Error
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 fn all_active(history: &History, now: Now) -> Result<Vec<Ban>, history::Error> {
-    let mut cursor = Some(history.beginning(now.wall)?);
+    let (beginning, _) = history.beginning(now.wall)?;
+    let mut cursor = Some(beginning);
     let mut all = Vec::new();
     while let Some(from) = cursor {
         let slice = history.active(now, from, 10_000)?;

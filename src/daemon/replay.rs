@@ -28,6 +28,8 @@ pub(super) struct Replay {
 enum Portion {
     /// Prefixes whose roll-up somebody has lifted, and when.
     Lifted(Vec<(Source, Wall)>),
+    /// How many bans run.
+    Coming(u64),
     /// Bans that run, and whether these are the last of them.
     Bans(Vec<Ban>, bool),
     /// Bans that are over, and count towards the length of the next.
@@ -95,7 +97,9 @@ impl Reader {
         if !lifted.is_empty() {
             self.send(Ok(Portion::Lifted(lifted)));
         }
-        let mut cursor = Some(history.beginning(Now::read().wall)?);
+        let (beginning, count) = history.beginning(Now::read().wall)?;
+        self.send(Ok(Portion::Coming(count)));
+        let mut cursor = Some(beginning);
         while let Some(from) = cursor {
             let slice = history.active(Now::read(), from, SLICE)?;
             if slice.unreadable > 0 {
@@ -143,8 +147,8 @@ impl Daemon {
         let mut patience = Duration::MAX;
         while let Some(replay) = &self.replay {
             match replay.portions.recv_timeout(patience) {
-                Ok(Ok(lifted @ Portion::Lifted(_))) => {
-                    self.put_back(lifted, now)?;
+                Ok(Ok(first @ (Portion::Lifted(_) | Portion::Coming(_)))) => {
+                    self.put_back(first, now)?;
                     continue;
                 }
                 Ok(portion) => self.put_back(portion?, now)?,
@@ -185,6 +189,7 @@ impl Daemon {
     fn put_back(&mut self, portion: Portion, now: Now) -> Result<(), Error> {
         match portion {
             Portion::Lifted(lifted) => self.engine.forgive(&lifted),
+            Portion::Coming(count) => self.engine.make_room(count),
             Portion::Bans(bans, are_last) => {
                 self.engine.replay(bans, now);
                 if are_last {

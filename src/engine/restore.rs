@@ -19,6 +19,13 @@ impl Engine {
         }
     }
 
+    /// So many bans will be put back.
+    pub fn make_room(&mut self, count: u64) {
+        let limit = u64::from(self.config().ban.limit);
+        self.bans
+            .make_room(usize::try_from(count.min(limit)).unwrap_or(0));
+    }
+
     /// Puts bans back that history knows, for the time they have left; those that are friends by now end instead.
     /// What has been decided since the start is newer than history, and stands.
     /// Where programs alone ban, nothing is put back: what they did cannot be looked at, and may be gone. It is undone, as

@@ -115,20 +115,23 @@ impl History {
         Ok(slice)
     }
 
-    /// Where to begin with [`active`](Self::active) so that all that run at `now` are read in the least time.
+    /// Where to begin with [`active`](Self::active) so that all that run at `now` are read in the least time, and how many they
+    /// are.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn beginning(&self, now: Wall) -> Result<Cursor, Error> {
+    pub fn beginning(&self, now: Wall) -> Result<(Cursor, u64), Error> {
         let active = self.count_active(now)?;
         // SQLite looks up a single one of these at an end of the table, and walks through all of it for both.
         let sql = "SELECT coalesce((SELECT max(id) FROM ban) - (SELECT min(id) FROM ban), 0)";
         let rows = self.connection.query_row(sql, [], |row| row.get(0));
         let rows: i64 = rows.map_err(|cause| self.failed("read", cause))?;
-        if active > u64::try_from(rows).unwrap_or(0) / 2 {
-            return Ok(Cursor::ById(i64::MIN));
-        }
-        Ok(Cursor::default())
+        let cursor = if active > u64::try_from(rows).unwrap_or(0) / 2 {
+            Cursor::ById(i64::MIN)
+        } else {
+            Cursor::default()
+        };
+        Ok((cursor, active))
     }
 
     /// When the last thing happened that is known, by its order, not by its time; `None`: nothing has.

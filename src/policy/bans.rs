@@ -86,16 +86,20 @@ impl Bans {
         self.begun.add(now);
     }
 
+    /// So many more will come: the table need not grow again and again.
+    pub fn make_room(&mut self, count: usize) {
+        let Self { slots, hasher, .. } = self;
+        let hash_of = |slot: &Slot| hash_of(slots, hasher, *slot);
+        self.by_source.reserve(count, hash_of);
+    }
+
     /// Holds `ban`; gives back the ban of the same source that ran before, which this one replaces.
     pub fn insert(&mut self, mut ban: Ban) -> Option<Ban> {
         self.share_words_of(&mut ban);
         let (source, end) = (ban.source, ban.end);
         let Self { slots, hasher, .. } = self;
         let is_it = |slot: &Slot| is_of(slots, *slot, source);
-        let hash_of = |slot: &Slot| {
-            let ban = slots[index(*slot)].as_ref();
-            ban.map_or(0, |ban| hash(hasher, ban.source))
-        };
+        let hash_of = |slot: &Slot| hash_of(slots, hasher, *slot);
         let place = self.by_source.entry(hash(hasher, source), is_it, hash_of);
         let (slot, is_new) = match place {
             Entry::Occupied(place) => (*place.get(), false),
@@ -378,6 +382,11 @@ fn hash(hasher: &RandomState, source: Source) -> u64 {
         IpAddr::V6(v6) => v6.to_bits(),
     };
     hasher.hash_one((bits, source.prefix_len()))
+}
+
+fn hash_of(slots: &[Option<Ban>], hasher: &RandomState, slot: Slot) -> u64 {
+    let ban = slots[index(slot)].as_ref();
+    ban.map_or(0, |ban| hash(hasher, ban.source))
 }
 
 fn is_of(slots: &[Option<Ban>], slot: Slot, source: Source) -> bool {
