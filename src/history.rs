@@ -170,6 +170,16 @@ impl History {
         }))
     }
 
+    /// What is read from now on is as it was at the first look: rows that are written meanwhile are not seen, and those that
+    /// they replace are. For one who reads it once, and closes it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn hold_still(&self) -> Result<(), Error> {
+        let begun = self.connection.execute_batch("BEGIN");
+        begun.map_err(|cause| self.failed("read", cause))
+    }
+
     /// Where responders may have put bans up that nobody has taken down since.
     ///
     /// # Errors

@@ -139,6 +139,16 @@ impl Ban {
         self.end.map(|end| end.mono.since(now.mono))
     }
 
+    /// Whether it ends later than `other`, if at all.
+    #[must_use]
+    pub fn outlasts(&self, other: &Self) -> bool {
+        match (self.end, other.end) {
+            (Some(end), Some(other)) => end.mono > other.mono,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
+    }
+
     /// The whole length, from start to end; `None` for a ban without an end.
     #[must_use]
     pub fn length(&self) -> Option<Duration> {

@@ -92,6 +92,8 @@ impl Reader {
         memory: Option<Duration>,
         most_past: usize,
     ) -> Result<(), history::Error> {
+        // A scan that comes meanwhile would hide the ban that it replaces.
+        history.hold_still()?;
         // Before the bans, for some of them do not count towards a roll-up then.
         let lifted = history.rollups_lifted(MAX_FORGIVEN)?;
         if !lifted.is_empty() {

@@ -7,7 +7,7 @@ use super::{Engine, log_each};
 use crate::clock::{Now, Wall};
 use crate::history::{Ending, Record};
 use crate::log::banned;
-use crate::policy::{Ban, Past};
+use crate::policy::{Ban, Origin, Past};
 use crate::respond::{Held, Holdings};
 use crate::source::Source;
 
@@ -27,7 +27,7 @@ impl Engine {
     }
 
     /// Puts bans back that history knows, for the time they have left; those that are friends by now end instead.
-    /// What has been decided since the start is newer than history, and stands.
+    /// What has been decided since the start is newer than history, and stands; but nobody has his ban shortened by one more scan.
     /// Where programs alone ban, nothing is put back: what they did cannot be looked at, and may be gone. It is undone, as
     /// far as there is a program for that, and the ban ends.
     pub fn replay(&mut self, bans: Vec<Ban>, now: Now) {
@@ -40,13 +40,19 @@ impl Engine {
             return;
         }
         let lifted = self.lifted_since_start.as_ref();
-        let is_old = |source| {
-            self.bans.get(source).is_some() || lifted.is_some_and(|lifted| lifted.contains(&source))
+        let is_old = |ban: &Ban| {
+            let stands = |newer: &Ban| newer.origin != Origin::Scan || !ban.outlasts(newer);
+            self.bans.get(ban.source).is_some_and(stands)
+                || lifted.is_some_and(|lifted| lifted.contains(&ban.source))
         };
         let (friends, bans): (Vec<Ban>, Vec<Ban>) = bans
             .into_iter()
-            .filter(|ban| !is_old(ban.source))
+            .filter(|ban| !is_old(ban))
             .partition(|ban| self.is_guarded(ban));
+        let (longer, bans): (Vec<Ban>, Vec<Ban>) = bans
+            .into_iter()
+            .partition(|ban| self.bans.get(ban.source).is_some());
+        self.keep_longer(longer, now);
         self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
         self.counters.replayed += bans.len() as u64;
         let replayed: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
@@ -58,6 +64,19 @@ impl Engine {
         }
         self.end_friends(friends.iter().map(|ban| ban.source).collect(), now);
         self.follow_up(now);
+    }
+
+    /// Has these bans go on, whose sources have scanned since the start and were banned for a shorter time.
+    fn keep_longer(&mut self, bans: Vec<Ban>, now: Now) {
+        if bans.is_empty() {
+            return;
+        }
+        self.world.ban(&bans.iter().collect::<Vec<_>>(), now);
+        for mut ban in bans {
+            ban.start = now.wall;
+            self.record(Record::Ban(ban.clone()), now.mono);
+            self.bans.insert(ban);
+        }
     }
 
     /// The jobs that list what the world holds, for [`adopt`](Self::adopt), and what they may leave out.

@@ -121,7 +121,10 @@ impl Responder for Fake {
         })
     }
     fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), respond::Error> {
-        self.ban(bans, now)
+        // Who is held already stays as he is.
+        let is_new = |ban: &&&Ban| !self.0.borrow().held.contains_key(&ban.source);
+        let bans: Vec<&Ban> = bans.iter().filter(is_new).copied().collect();
+        self.ban(&bans, now)
     }
     fn unban(&mut self, sources: &[Source]) -> Result<(), respond::Error> {
         self.act(|world| world.held.retain(|source, _| !sources.contains(source)))
@@ -793,6 +796,26 @@ fn what_is_decided_during_replay_is_newer_than_history() {
     assert_eq!(bench.held(), ["203.0.113.2", "203.0.113.3"]);
     let ordered = bench.engine.bans().get("203.0.113.2".parse().unwrap());
     assert_eq!(ordered.unwrap().origin, Origin::Command);
+}
+
+#[test]
+fn a_scan_during_replay_shortens_no_ban() {
+    let mut bench = Bench::new("ban.duration = \"2m\"\n");
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let minutes = |bench: &Bench| {
+        let ban = bench.engine.bans().get(STRANGER.parse().unwrap()).unwrap();
+        ban.left(NOW).unwrap().as_secs() / 60
+    };
+    assert_eq!(minutes(&bench), 2);
+    bench.engine.replay(vec![ban_of(STRANGER)], NOW);
+    assert_eq!(minutes(&bench), 4);
+    let in_force = bench.world.borrow().held[&STRANGER.parse().unwrap()];
+    assert_eq!(in_force, Some(Duration::from_secs(240)));
+    assert_eq!(bench.engine.bans().len(), 1);
+    let mut shorter = ban_of(STRANGER);
+    shorter.end = Some(End::after(Duration::from_secs(60), NOW));
+    bench.engine.replay(vec![shorter], NOW);
+    assert_eq!(minutes(&bench), 4);
 }
 
 #[test]

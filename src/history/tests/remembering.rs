@@ -431,3 +431,28 @@ proptest! {
         prop_assert_eq!(ended, Ended { at: now.wall, how: Ending::Ignored, by: Some(by) });
     }
 }
+
+#[test]
+fn who_reads_it_as_it_was_sees_what_is_replaced_meanwhile() {
+    let (_dir, path) = temp();
+    let mut history = History::open(&path).unwrap();
+    let now = noon();
+    let both = [nth(1), nth(2)].map(|source| record(source, now, Some(HOUR)));
+    history.append(&both).unwrap();
+    let reader = History::open_read_only(&path).unwrap().unwrap();
+    reader.hold_still().unwrap();
+    let (beginning, count) = reader.beginning(now.wall).unwrap();
+    assert_eq!(count, 2);
+    let first = reader.active(now, beginning, 1).unwrap();
+    let later = now.later(Duration::from_secs(1));
+    let again = [nth(1), nth(2)].map(|source| record(source, later, Some(HOUR / 60)));
+    history.append(&again).unwrap();
+    let rest = reader.active(now, first.next.unwrap(), 10).unwrap();
+    let read: Vec<Ban> = first.bans.into_iter().chain(rest.bans).collect();
+    assert_eq!(read.len(), 2);
+    assert!(read.iter().all(|ban| ban.length() == Some(HOUR)));
+    drop(reader);
+    let reader = History::open_read_only(&path).unwrap().unwrap();
+    let read = all_active(&reader, later, 10);
+    assert!(read.iter().all(|ban| ban.length() == Some(HOUR / 60)));
+}
