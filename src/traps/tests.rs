@@ -221,8 +221,12 @@ fn a_connection_to_a_trap_is_accepted_as_what_its_peer_meant() {
     }
     assert_eq!(listeners.read(&mut Vec::new(), T0).probes, 0);
     drop(listeners);
-    assert!(
-        connect("192.0.2.1:23").is_err(),
-        "without a listener it is as if there were no table"
-    );
+    // Between its fork and its exec, a child that another test starts holds the listener too.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while connect("192.0.2.1:23").is_ok() {
+        assert!(
+            Instant::now() < deadline,
+            "without a listener it is as if there were no table"
+        );
+    }
 }
