@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use crate::lab::{Bridge, Daemon, Pair, Routed, at};
+use crate::lab::{Bridge, Daemon, Pair, Routed, at, eventually};
 
 #[test]
 fn a_router_bans_nobody_for_what_it_forwards() {
@@ -191,4 +191,28 @@ fn ports_that_are_published_for_a_container_are_services() {
     stranger.nmap("-sS", "21,22", Pair::HOST);
     daemon.element("banned4", Pair::STRANGER);
     assert_eq!(daemon.json("history").as_array().map(Vec::len), Some(1));
+}
+
+/// Connection tracking knows where a packet was to go, also when nobody is there. (Of one that is refused at once it forgets all.)
+#[test]
+fn a_published_port_that_has_never_answered_is_a_service() {
+    let Bridge {
+        host,
+        container: _other,
+        neighbour: _,
+        stranger,
+    } = &Bridge::new();
+    host.nft(
+        "add table ip published { chain pre { type nat hook prerouting priority dstnat; \
+         tcp dport 80-85 dnat to 10.88.0.99; }; }",
+    );
+    let daemon = Daemon::start(host, "detect.trigger = 2");
+    stranger.nmap("-sS", "80-85", Pair::HOST);
+    eventually("all are known", || {
+        (daemon.counter("services") >= 6).then_some(())
+    });
+    daemon.assert_nobody_is_banned();
+    assert_eq!(daemon.counter("hits"), 0);
+    stranger.nmap("-sS", "21,22", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
 }
