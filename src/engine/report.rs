@@ -152,49 +152,24 @@ impl Report {
     /// Logs the report, unless `is_quiet`. Gives back what the text files are to say, if anything.
     pub(super) fn tell(&self, name: Option<&str>, is_quiet: bool) -> Option<TextLine> {
         let Alarm { probe, mode } = self.alarm;
-        let host = Host {
-            name,
-            address: probe.source,
-        };
-        let reason = self.reason.as_ref().map(ToString::to_string);
-        let log = |line: String| {
-            if is_quiet {
-                return;
+        // In a flood nearly all are quiet, and to word them would take more time than to judge them.
+        if !is_quiet {
+            let reason = self.reason.as_ref().map(ToString::to_string);
+            for line in self.lines(name) {
+                info!(
+                    source = %probe.source,
+                    name,
+                    port = probe.port,
+                    protocol = %mode.protocol,
+                    mode = mode.name(),
+                    reason,
+                    "{line}"
+                );
             }
-            info!(
-                source = %probe.source,
-                name,
-                port = probe.port,
-                protocol = %mode.protocol,
-                mode = mode.name(),
-                reason,
-                "{line}"
-            );
-        };
-        if self.is_first {
-            alerts::seen(&self.alarm, host).for_each(log);
         }
-        let is_written = match &self.outcome {
-            Outcome::Open => false,
-            Outcome::Banned(deeds) | Outcome::BannedToo(deeds) => {
-                for deed in deeds {
-                    log(alerts::done(probe.source, deed));
-                }
-                matches!(self.outcome, Outcome::Banned(_))
-            }
-            Outcome::Failed => {
-                log(alerts::failed(&self.alarm, host));
-                false
-            }
-            Outcome::LetBe => {
-                log(alerts::let_be(probe.protocol));
-                true
-            }
-            Outcome::ProgramAlone => true,
-            Outcome::Again => {
-                log(alerts::already(&self.alarm, host));
-                false
-            }
+        let is_written = match self.outcome {
+            Outcome::Banned(_) | Outcome::LetBe | Outcome::ProgramAlone => true,
+            Outcome::Open | Outcome::BannedToo(_) | Outcome::Failed | Outcome::Again => false,
         };
         is_written.then(|| TextLine {
             address: probe.source,
@@ -202,6 +177,29 @@ impl Report {
             port: probe.port,
             mode,
         })
+    }
+
+    /// What the log is to say.
+    fn lines(&self, name: Option<&str>) -> Vec<String> {
+        let probe = &self.alarm.probe;
+        let host = Host {
+            name,
+            address: probe.source,
+        };
+        let mut lines = Vec::new();
+        if self.is_first {
+            lines.extend(alerts::seen(&self.alarm, host));
+        }
+        match &self.outcome {
+            Outcome::Open | Outcome::ProgramAlone => {}
+            Outcome::Banned(deeds) | Outcome::BannedToo(deeds) => {
+                lines.extend(deeds.iter().map(|deed| alerts::done(probe.source, deed)));
+            }
+            Outcome::Failed => lines.push(alerts::failed(&self.alarm, host)),
+            Outcome::LetBe => lines.push(alerts::let_be(probe.protocol)),
+            Outcome::Again => lines.push(alerts::already(&self.alarm, host)),
+        }
+        lines
     }
 }
 

@@ -38,6 +38,9 @@ struct Bound {
 /// as many listeners as the memory could hold.
 const FEW_LINKS: usize = 4;
 
+/// Any interface.
+const ANY: u32 = 0;
+
 impl Services {
     /// Opens the socket, and sees that the kernel can answer for both protocols.
     ///
@@ -72,14 +75,9 @@ impl Services {
             return Ok(false);
         }
         if protocol == Protocol::Udp || links.is_empty() || links.len() > FEW_LINKS {
-            return Ok(self.found(protocol, at, None)? || self.listed(protocol, at)?);
+            return Ok(self.found(protocol, at, [ANY])? || self.listed(protocol, at)?);
         }
-        for link in links {
-            if self.found(protocol, at, Some(link))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.found(protocol, at, links.iter().map(|link| link.index))
     }
 
     /// The ports that something is bound to, on whatever address. For TCP it has to listen.
@@ -122,59 +120,44 @@ impl Services {
         if protocol == Protocol::Udp || from.port() == 0 || at.port() == 0 {
             return Ok(false);
         }
-        self.find(protocol, at, Some(from), None, |bound| {
+        let question = [single(protocol, at, Some(from), ANY)];
+        self.find(protocol, at, question, |bound| {
             bound.state != TCP_LISTEN && bound.port == at.port()
         })
     }
 
-    /// Looks for the socket that would get a packet to `at` from nowhere in particular, arriving there or anywhere.
+    /// Looks for the socket that would get a packet to `at` from nowhere in particular, arriving by one of these interfaces.
     fn found(
         &mut self,
         protocol: Protocol,
         at: SocketAddr,
-        on: Option<&Link>,
+        interfaces: impl IntoIterator<Item = u32>,
     ) -> Result<bool, Error> {
-        self.find(protocol, at, None, on, |bound| bound.serves(protocol, at))
+        let questions = interfaces.into_iter();
+        let questions = questions.map(|interface| single(protocol, at, None, interface));
+        self.find(protocol, at, questions, |bound| bound.serves(protocol, at))
     }
 
-    /// Looks for the one socket that would get a packet to `at`, from `from` or from nowhere in particular, and asks `is_it`.
+    /// Whether one of these questions, which ask for a single socket each, finds one of which `is_it` says so.
     fn find(
         &mut self,
         protocol: Protocol,
         at: SocketAddr,
-        from: Option<SocketAddr>,
-        on: Option<&Link>,
+        questions: impl IntoIterator<Item = Question>,
         is_it: impl Fn(&Bound) -> bool,
     ) -> Result<bool, Error> {
-        let ip = at.ip().to_canonical();
-        // TCP has local and remote where their names say. UDP has them swapped, "for historical reasons"
-        // (net/ipv4/udp_diag.c, udp_dump_one; when listing, they are in their places).
-        let mut id = SocketId::any(ip);
-        match protocol {
-            Protocol::Tcp => id.source = (ip, at.port()),
-            Protocol::Udp => id.destination = (ip, at.port()),
-        }
-        if let Some(from) = from {
-            id.destination = (from.ip().to_canonical(), from.port());
-        }
-        if let (SocketAddr::V6(v6), IpAddr::V6(_)) = (at, ip) {
-            id.interface = v6.scope_id();
-        }
-        if let Some(link) = on {
-            id.interface = link.index;
-        }
         let mut found = false;
-        let answered = self
-            .kernel
-            .ask(request(protocol, family(ip), id), 0, |answer| {
-                found |= Bound::read(answer).is_some_and(|bound| is_it(&bound));
-            });
-        match answered.map_err(|cause| failed(protocol, at, cause))? {
-            Answered::Whole | Answered::Interrupted => Ok(found),
-            // Nobody, or no module: the list will tell.
-            Answered::Refused(Errno::ENOENT) => Ok(false),
-            Answered::Refused(errno) => Err(refused(protocol, at, errno)),
+        let answered = self.kernel.ask_many(questions, 0, |_, answer| {
+            found |= Bound::read(answer).is_some_and(|bound| is_it(&bound));
+        });
+        for answered in answered.map_err(|cause| failed(protocol, at, cause))? {
+            match answered {
+                // Nobody, or no module: the list will tell.
+                Answered::Whole | Answered::Interrupted | Answered::Refused(Errno::ENOENT) => {}
+                Answered::Refused(errno) => return Err(refused(protocol, at, errno)),
+            }
         }
+        Ok(found)
     }
 
     /// Looks through all sockets of the port.
@@ -241,6 +224,33 @@ impl Bound {
                 _ => false,
             }
     }
+}
+
+/// Asks for the one socket that would get a packet to `at`, from `from` or from nowhere in particular, arriving by this interface.
+fn single(
+    protocol: Protocol,
+    at: SocketAddr,
+    from: Option<SocketAddr>,
+    interface: u32,
+) -> Question {
+    let ip = at.ip().to_canonical();
+    // TCP has local and remote where their names say. UDP has them swapped, "for historical reasons"
+    // (net/ipv4/udp_diag.c, udp_dump_one; when listing, they are in their places).
+    let mut id = SocketId::any(ip);
+    match protocol {
+        Protocol::Tcp => id.source = (ip, at.port()),
+        Protocol::Udp => id.destination = (ip, at.port()),
+    }
+    if let Some(from) = from {
+        id.destination = (from.ip().to_canonical(), from.port());
+    }
+    if let (SocketAddr::V6(v6), IpAddr::V6(_)) = (at, ip) {
+        id.interface = v6.scope_id();
+    }
+    if interface != ANY {
+        id.interface = interface;
+    }
+    request(protocol, family(ip), id)
 }
 
 fn request(protocol: Protocol, family: u8, socket: SocketId) -> Question {
@@ -525,7 +535,7 @@ mod tests {
                 if protocol == Tcp {
                     socket.listen(1).unwrap();
                 }
-                assert!(!services.found(protocol, at("10.9.0.1:80"), None).unwrap());
+                assert!(!services.found(protocol, at("10.9.0.1:80"), [ANY]).unwrap());
                 expect(services, protocol, &[("10.9.0.1:80", true)]);
                 drop(socket);
                 expect_gone(services, protocol, "10.9.0.1:80");
@@ -541,7 +551,7 @@ mod tests {
             let address: Ipv6Addr = "fe80::7".parse().unwrap();
             let on_link = SocketAddr::from(SocketAddrV6::new(address, 80, 0, index));
             let _listener = TcpListener::bind(on_link).unwrap();
-            assert!(services.found(Tcp, on_link, None).unwrap());
+            assert!(services.found(Tcp, on_link, [ANY]).unwrap());
             expect(
                 services,
                 Tcp,
@@ -596,7 +606,7 @@ mod tests {
                 ("[2001:db8::1]:55", true),
             ] {
                 assert_eq!(
-                    services.found(Udp, at(text), None).unwrap(),
+                    services.found(Udp, at(text), [ANY]).unwrap(),
                     found,
                     "{text}"
                 );
@@ -615,7 +625,7 @@ mod tests {
             mapped.connect("[::ffff:10.9.0.77]:53").unwrap();
             let local = v4.local_addr().unwrap();
             assert!(
-                !services.found(Udp, local, None).unwrap(),
+                !services.found(Udp, local, [ANY]).unwrap(),
                 "listing is needed"
             );
             assert!(services.bound(Udp, local, &[]).unwrap(), "{local}");
