@@ -14,7 +14,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Complaints, Config, Loaded};
 use crate::control::{self, AskError, Line, Listed, Request};
-use crate::{daemon, log};
+use crate::{daemon, log, respond};
 use flags::Flags;
 
 mod ban;
@@ -268,6 +268,20 @@ fn check(file: &Path) -> Result<(), Failure> {
     let mut but = "";
     if !passed_over.is_empty() {
         say(&format!("in the ignore files:\n{passed_over}"));
+        but = ", but see the warnings";
+    }
+    if let Some(hindrance) = respond::iptables::foreseen(&config) {
+        let user = config.daemon.user.as_deref().unwrap_or_default();
+        let message = format!("as {user}, whom daemon.user names, {hindrance}");
+        if !config.iptables.optional {
+            return Err(Failure {
+                message,
+                status: CONFIGURATION,
+            });
+        }
+        say(&format!(
+            "{message}; a start goes on without iptables, which is optional"
+        ));
         but = ", but see the warnings";
     }
     print(|out| writeln!(out, "{}: no mistakes found{but}", file.display()))

@@ -56,6 +56,19 @@ pub struct Iptables {
     lost: bool,
 }
 
+/// Why a daemon of `daemon.user` cannot go on with the programs of this host, whatever root can; `None`: nothing is known to be
+/// against it. Runs none of them.
+#[must_use]
+pub fn foreseen(config: &config::Config) -> Option<Error> {
+    let is_used = config
+        .ban
+        .responders
+        .contains(&config::ResponderKind::Iptables);
+    let user = config.daemon.user.as_ref().filter(|user| *user != "root");
+    user.filter(|_| is_used)?;
+    Tools::of_the_system().why_root().map(trouble)
+}
+
 impl Iptables {
     /// A responder for this configuration. Looks at nothing and changes nothing yet.
     #[must_use]

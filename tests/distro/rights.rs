@@ -9,6 +9,7 @@ use crate::{eventually, on_each_debian, unit};
 on_each_debian!(
     iptables_that_speaks_nf_tables_needs_no_more,
     iptables_legacy_is_refused_at_the_start_and_its_drop_in_is_enough,
+    iptables_legacy_and_a_user_who_is_not_root_are_refused_before_the_start,
 );
 
 fn with_iptables(release: Release, variant: &str) -> Machine {
@@ -56,4 +57,31 @@ fn iptables_legacy_is_refused_at_the_start_and_its_drop_in_is_enough(release: Re
     machine
         .run("systemctl daemon-reload && systemctl reset-failed && systemctl start portsentry-nft");
     bans(&machine);
+}
+
+fn iptables_legacy_and_a_user_who_is_not_root_are_refused_before_the_start(release: Release) {
+    let machine = with_iptables(release, "legacy");
+    let local = "/etc/portsentry/portsentry.toml.d/local.toml";
+    let with_user = |more: &str| {
+        let text =
+            format!("[daemon]\nuser = \"portsentry\"\n[ban]\nresponders = [\"iptables\"]\n{more}");
+        machine.write(local, &text);
+    };
+    with_user("");
+    machine.run("install -d -o portsentry /var/lib/portsentry");
+    // What check foresees is what a start says.
+    for line in ["portsentry check", "timeout 20 portsentry run"] {
+        let said = machine.fails(line);
+        for word in ["iptables-legacy", "iptables-nft", "leave daemon.user out"] {
+            assert!(said.contains(word), "{word} in {line}: {said}");
+        }
+    }
+    with_user("[iptables]\noptional = true\n");
+    let said = machine.run("portsentry check 2>&1");
+    assert!(said.contains("but see the warnings"), "{said}");
+    machine.run("update-alternatives --set iptables /usr/sbin/iptables-nft");
+    machine.run("update-alternatives --set ip6tables /usr/sbin/ip6tables-nft");
+    with_user("");
+    let said = machine.run("portsentry check 2>&1");
+    assert!(said.ends_with("no mistakes found\n"), "{said}");
 }

@@ -763,6 +763,32 @@ fn what_is_not_there_is_named_with_its_remedy() {
 }
 
 #[test]
+fn it_is_known_before_a_start_which_iptables_only_root_can_use() {
+    for suffix in ["-nft", "-legacy"] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        // As Debian's alternatives have them: by a name that says nothing, through links, to one program for all of a kind.
+        let program = place(&format!("xtables{suffix}-multi"));
+        fs::copy("/bin/true", &program).unwrap();
+        for name in ["iptables", "iptables-restore"] {
+            symlink(&program, place(&format!("to-{name}"))).unwrap();
+            symlink(place(&format!("to-{name}")), place(name)).unwrap();
+        }
+        let why = Tools::within(vec![dir.path().to_owned()], Duration::from_secs(1)).why_root();
+        if suffix == "-nft" {
+            assert_eq!(why, None);
+        } else {
+            let why = why.unwrap();
+            assert!(
+                why.contains("/iptables is iptables-legacy (it needs"),
+                "{why}"
+            );
+            assert!(why.contains("leave daemon.user out"), "{why}");
+        }
+    }
+}
+
+#[test]
 fn what_a_program_says_is_told_with_its_remedy() {
     in_a_network(|| {
         let mut bench = Bench::new(VARIANTS[1]);

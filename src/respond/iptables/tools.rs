@@ -41,6 +41,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Seconds for which iptables-legacy waits for others to be done. Those that speak nf_tables take the option, and need no lock.
 const LOCK_PATIENCE: &str = "5";
 
+/// What whoever is not root lacks, and what to do about it.
+const NO_ROOT: &str = "it needs CAP_NET_ADMIN and CAP_NET_RAW, and iptables-legacy its lock, which is root's: make iptables \
+    iptables-nft (update-alternatives --config iptables), or take \"nftables\" in ban.responders, or leave daemon.user out, or \
+    give the unit the drop-in iptables-legacy.conf";
+
 /// Bytes of a listing: many times what a hundred thousand bans need.
 const ANSWER: usize = 256 << 20;
 
@@ -78,6 +83,21 @@ impl Tools {
                 self.places()
             )
         })
+    }
+
+    /// Why whoever is not root can change no rules with the programs that are here; `None`: nothing is known to be against it.
+    pub(super) fn why_root(&self) -> Option<String> {
+        let legacy = Family::ALL.into_iter().find_map(|family| {
+            let list = self.xtables(family).ok()?.list.path;
+            // Names are links to links, the last of them to the one program that is all of a kind's.
+            let program = fs::canonicalize(&list).unwrap_or_else(|_| list.clone());
+            let is_legacy = program.to_string_lossy().contains("legacy");
+            is_legacy.then_some(list)
+        })?;
+        Some(format!(
+            "{} is iptables-legacy ({NO_ROOT})",
+            legacy.display()
+        ))
     }
 
     fn find(&self, name: &str) -> Option<Program> {
@@ -158,12 +178,7 @@ fn is_program(path: &Path) -> bool {
 /// What iptables said, and what to do about it where that is known.
 fn with_remedy(said: String) -> String {
     let remedies = [
-        (
-            "ermission denied",
-            "it needs CAP_NET_ADMIN and CAP_NET_RAW, and iptables-legacy its lock, which is root's: make iptables iptables-nft \
-             (update-alternatives --config iptables), or take \"nftables\" in ban.responders, or leave daemon.user out, or give the \
-             unit the drop-in iptables-legacy.conf",
-        ),
+        ("ermission denied", NO_ROOT),
         (
             "Operation not permitted",
             "it needs CAP_NET_ADMIN and CAP_NET_RAW",
