@@ -78,6 +78,7 @@ compliance: setup ## 1.2's behaviour, the original's and ours, case by case; pri
 distro: ## in a booted Debian 12 and 13: package, units, sandbox, journal, reload, reboot (as root; needs Debian's packages)
 	@packaging/setup --distro
 	packaging/deb
+	packaging/rpm/build
 	tests/distro/roots
 	rm -f target/distro/figures
 	cargo test --locked --test distro

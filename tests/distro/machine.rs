@@ -86,6 +86,11 @@ impl Machine {
         Self::with("sysvinit", None)
     }
 
+    /// The same, but Debian 13 with rpm beside dpkg.
+    pub(crate) fn boot_rpm() -> Self {
+        Self::with("rpm", None)
+    }
+
     /// With a root from target/distro.
     fn with(root: &str, program: Option<&'static str>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);

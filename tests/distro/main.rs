@@ -38,6 +38,9 @@ mod logins;
 /// Installed from our package, and removed again.
 mod package;
 
+/// Our RPM, by itself and in place of an old one.
+mod rpm;
+
 /// With what a container may do.
 mod container;
 

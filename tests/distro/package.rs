@@ -40,14 +40,19 @@ pub(crate) fn installed(release: Release) -> Machine {
 }
 
 fn package() -> PathBuf {
-    let made = fs::read_dir(target("deb")).ok().and_then(|directory| {
+    made("deb", "portsentry-nft_", ".deb")
+}
+
+/// What `make` has left below target, by how its name begins and ends.
+pub(crate) fn made(dir: &str, begin: &str, end: &str) -> PathBuf {
+    let made = fs::read_dir(target(dir)).ok().and_then(|directory| {
         let mut files = directory.filter_map(|entry| Some(entry.ok()?.path()));
         files.find(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("portsentry-nft_") && name.ends_with(".deb")
+            name.starts_with(begin) && name.ends_with(end)
         })
     });
-    made.expect("the package is not there: run packaging/deb, or make distro")
+    made.unwrap_or_else(|| panic!("the package is not there: run make {dir}, or make distro"))
 }
 
 pub(crate) fn is_active(machine: &Machine) {
@@ -160,7 +165,7 @@ fn a_removal_takes_down_and_a_purge_leaves_nothing(release: Release) {
 }
 
 /// Files, users, groups, units.
-fn everything(machine: &Machine) -> BTreeSet<String> {
+pub(crate) fn everything(machine: &Machine) -> BTreeSet<String> {
     let transient = [
         "/var/cache/debconf/",
         "/var/lib/dpkg/",

@@ -59,6 +59,7 @@ const TUTORIAL: &str = r#"
     echo 'KILL_RUN_CMD="/sbin/iptables -I INPUT -s $TARGET$ -j DROP"' >>/etc/portsentry/portsentry.conf
     sed -i 's/_MODE="/&a/' /etc/default/portsentry
     echo 10.77.0.3 >>/etc/portsentry/portsentry.ignore.static
+    chmod 600 /etc/portsentry/portsentry.ignore*
 "#;
 
 fn a_tutorials_settings_and_bans_go_over_and_outlast_the_old(release: Release) {
