@@ -7,6 +7,7 @@ use crate::{on_each_debian, unit};
 on_each_debian!(
     a_flushed_ruleset_gets_its_bans_back,
     a_reboot_puts_bans_back,
+    rules_of_an_admins_own_ask_our_sets_and_stay,
 );
 
 /// Debian's own /etc/nftables.conf begins with `flush ruleset`, and a stop of the service is one.
@@ -39,4 +40,41 @@ fn a_reboot_puts_bans_back(release: Release) {
     assert!(reaches(&machine));
     machine.reboot();
     assert!(reaches(&machine), "what was lifted stays so");
+}
+
+fn rules_of_an_admins_own_ask_our_sets_and_stay(release: Release) {
+    let mut machine = unit::installed(release);
+    for file in ["portsentry.nft", "own-rules.nft"] {
+        machine.copy(
+            &unit::source(&format!("nft/{file}")),
+            &format!("/etc/portsentry/{file}"),
+        );
+    }
+    machine.write(
+        "/etc/nftables.conf",
+        "flush ruleset\ninclude \"/etc/portsentry/portsentry.nft\"\ninclude \"/etc/portsentry/own-rules.nft\"\n",
+    );
+    // Early at boot, before any daemon.
+    machine.run("systemctl enable nftables && systemctl disable portsentry-nft");
+    machine.reboot();
+    machine.fails("pgrep -x portsentry");
+    machine.run("nft list set inet portsentry banned4");
+
+    machine.run("systemctl start portsentry-nft");
+    unit::scan(&machine);
+    for line in [
+        "true",
+        "systemctl restart portsentry-nft",
+        "systemctl reload nftables",
+    ] {
+        machine.run(line);
+        machine.is_banned(Pair::STRANGER);
+        machine.run("nft reset counters >/dev/null; bash -c 'echo >/dev/tcp/10.77.0.2/80' 2>/dev/null || true");
+        let chain = machine.run("nft list chain inet portsentry own_output");
+        assert!(
+            chain.contains("@banned4 counter packets")
+                && !chain.contains("@banned4 counter packets 0 "),
+            "{line}: {chain}"
+        );
+    }
 }
