@@ -103,7 +103,8 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
     for missing in &known.missing {
         writeln!(out, "    {missing}")?;
     }
-    if known.bans.is_empty() {
+    let is_spared = known.friend.is_some() && known.bans.is_empty();
+    if known.bans.is_empty() && !is_spared {
         let next = known.next.map_or("without an end".to_owned(), seconds);
         writeln!(
             out,
@@ -147,12 +148,14 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
     } else {
         ""
     };
-    writeln!(
-        out,
-        "  probes that count: {} of the {} that make a scan{handshake}",
-        known.probes.len(),
-        known.trigger
-    )?;
+    if !is_spared || !known.probes.is_empty() {
+        writeln!(
+            out,
+            "  probes that count: {} of the {} that make a scan{handshake}",
+            known.probes.len(),
+            known.trigger
+        )?;
+    }
     write_probes(out, &known.probes)?;
     if !known.unconfirmed.is_empty() {
         writeln!(

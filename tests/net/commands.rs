@@ -514,6 +514,11 @@ fn explain_tells_probes_bans_where_they_stand_and_why_nobody_is_banned() {
     let explain = |address: &str| daemon.ok(&["explain", address]);
     let said = explain("203.0.113.7");
     assert!(said.contains("is never banned: it is ignored"), "{said}");
+    assert_eq!(
+        said.lines().count(),
+        2,
+        "what follows for others does not for it: {said}"
+    );
 
     stranger.nmap("-sS", "21,22", Pair::HOST);
     daemon.has_counted("hits", 2);
