@@ -110,11 +110,7 @@ fn ask_for_a_connection(bencher: Bencher<'_, '_>) {
     let mut services = Services::open().expect("the kernel can be asked");
     let trap = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let stranger = SocketAddr::from((Ipv4Addr::LOCALHOST, 2));
-    bencher.bench_local(|| {
-        services
-            .connected(Protocol::Tcp, stranger, black_box(trap))
-            .ok()
-    });
+    bencher.bench_local(|| services.connected(&[(stranger, black_box(trap))]).ok());
 }
 
 fn parsed(packet: &[u8]) -> Probe {

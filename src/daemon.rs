@@ -19,9 +19,9 @@ use crate::capture::Capture;
 use crate::clock::{Leap, Mono, Now, WallClock};
 use crate::config::{OnStop, WatchMode};
 use crate::control::{Caller, Server};
-use crate::engine::{Engine, Question};
+use crate::engine::{Ask, Engine, Question};
 use crate::history::StateLock;
-use crate::host::{FileWatch, Flows, Host, Resolver, Services};
+use crate::host::{FileWatch, Flows, Host, Link, Resolver, Services};
 use crate::listen::Listeners;
 use crate::log;
 use crate::probe::{Probe, ScanType};
@@ -89,6 +89,47 @@ struct Daemon {
     stopping: bool,
     /// Held as long as we run.
     _lock: StateLock,
+}
+
+/// Whom the engine asks about probes.
+struct Kernel<'a> {
+    services: &'a mut Services,
+    flows: &'a mut Flows,
+    links: &'a [Link],
+}
+
+impl Ask for Kernel<'_> {
+    fn ask(&mut self, question: Question, probe: &Probe) -> Result<bool, String> {
+        let (from, to) = ends(probe);
+        let (protocol, flows) = (probe.protocol, &mut *self.flows);
+        match question {
+            Question::IsService => self.services.bound(protocol, to, self.links),
+            Question::WasAnswered => {
+                let answered = self.were_answered(std::slice::from_ref(probe))?;
+                return Ok(answered == [true]);
+            }
+            Question::IsRedirected if probe.scan_type == ScanType::Connect => {
+                flows.was_redirected(protocol, from, to)
+            }
+            Question::IsRedirected => flows.is_redirected(protocol, from, to),
+            Question::IsAnswer => flows.is_answer(protocol, from, to),
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    fn were_answered(&mut self, probes: &[Probe]) -> Result<Vec<bool>, String> {
+        let packets: Vec<_> = probes.iter().map(ends).collect();
+        let answered = self.services.connected(&packets);
+        answered.map_err(|error| error.to_string())
+    }
+}
+
+/// From where to where.
+fn ends(probe: &Probe) -> (SocketAddr, SocketAddr) {
+    (
+        SocketAddr::new(probe.source, probe.source_port),
+        SocketAddr::new(probe.dest, probe.port),
+    )
 }
 
 /// When to do what is put off; `None`: there is nothing of the kind.
@@ -283,23 +324,12 @@ impl Daemon {
     }
 
     fn judge(&mut self, now: Now) {
-        let (services, flows) = (&mut self.services, &mut self.flows);
-        let links = self.host.facts().links();
-        let mut ask = |question: Question, probe: &Probe| {
-            let to = SocketAddr::new(probe.dest, probe.port);
-            let from = SocketAddr::new(probe.source, probe.source_port);
-            match question {
-                Question::IsService => services.bound(probe.protocol, to, links),
-                Question::WasAnswered => services.connected(probe.protocol, from, to),
-                Question::IsRedirected if probe.scan_type == ScanType::Connect => {
-                    flows.was_redirected(probe.protocol, from, to)
-                }
-                Question::IsRedirected => flows.is_redirected(probe.protocol, from, to),
-                Question::IsAnswer => flows.is_answer(probe.protocol, from, to),
-            }
-            .map_err(|error| error.to_string())
+        let mut kernel = Kernel {
+            services: &mut self.services,
+            flows: &mut self.flows,
+            links: self.host.facts().links(),
         };
-        self.engine.probes(&self.probes, now, &mut ask);
+        self.engine.probes(&self.probes, now, &mut kernel);
     }
 
     fn accept(&mut self, now: Now) -> Result<(), Error> {

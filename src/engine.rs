@@ -69,8 +69,30 @@ pub enum Question {
     WasAnswered,
 }
 
-/// Asks the kernel about a probe.
-pub type Ask<'a> = dyn FnMut(Question, &Probe) -> Result<bool, String> + 'a;
+/// Asks the kernel about probes.
+pub trait Ask {
+    /// About one.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked, in words.
+    fn ask(&mut self, question: Question, probe: &Probe) -> Result<bool, String>;
+
+    /// [`Question::WasAnswered`], of each of these: a flood has it asked for every probe.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    fn were_answered(&mut self, probes: &[Probe]) -> Result<Vec<bool>, String> {
+        let each = probes.iter();
+        each.map(|probe| self.ask(Question::WasAnswered, probe))
+            .collect()
+    }
+}
+
+impl<F: FnMut(Question, &Probe) -> Result<bool, String>> Ask for F {
+    fn ask(&mut self, question: Question, probe: &Probe) -> Result<bool, String> {
+        self(question, probe)
+    }
+}
 
 /// Everything that is decided, and what it is decided from.
 pub struct Engine {

@@ -417,13 +417,43 @@ fn a_service_that_has_just_started_spares_at_the_last_moment() {
     assert_eq!(bench.engine.counters.services, 1);
 }
 
+/// Nobody is there, and nobody was; of how many at a time that was asked.
+#[derive(Default)]
+struct NobodyWasThere(Vec<usize>);
+
+impl Ask for NobodyWasThere {
+    fn ask(&mut self, _: Question, _: &Probe) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    fn were_answered(&mut self, probes: &[Probe]) -> Result<Vec<bool>, String> {
+        self.0.push(probes.len());
+        Ok(vec![false; probes.len()])
+    }
+}
+
+#[test]
+fn who_was_answered_is_asked_of_all_scanners_of_a_batch_at_once() {
+    let mut bench = Bench::new("[detect]\ntrigger = 1\n");
+    let [a, b, c] = ["198.51.100.8", "198.51.100.9", "198.51.100.10"];
+    let probes = [STRANGER, a, b, a, c].map(|source| syn(source, HOST, 23));
+    let mut ask = NobodyWasThere::default();
+    bench.engine.probes(&probes, NOW, &mut ask);
+    // The second probe of one of them waits for what becomes of the first.
+    assert_eq!(ask.0, [3, 1]);
+    assert_eq!(bench.engine.counters.already_banned, 1);
+    assert_eq!(bench.engine.counters.bans, 4);
+}
+
 #[test]
 fn when_the_kernel_cannot_be_asked_nobody_is_banned() {
     let mut bench = Bench::new("");
     let probes = [1, 2, 3].map(|port| syn(STRANGER, HOST, port));
     bench
         .engine
-        .probes(&probes, NOW, &mut |_, _| Err("no sock_diag".to_owned()));
+        .probes(&probes, NOW, &mut |_: Question, _: &Probe| {
+            Err("no sock_diag".to_owned())
+        });
     assert!(bench.held().is_empty());
     assert_eq!(bench.engine.counters.unanswered, 3);
     assert_eq!(

@@ -14,23 +14,57 @@ use crate::probe::{Protocol, ScanType};
 
 impl Engine {
     /// Judges a batch of probes, and bans in one go whom it convicts: the kernel first, history after.
-    pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut Ask<'_>) {
+    pub fn probes(&mut self, probes: &[Probe], now: Now, ask: &mut dyn Ask) {
+        let mut scans = Vec::new();
         let mut convicted = Vec::new();
         let mut is_first = true;
         for probe in probes {
-            if let Some((scan, alarm)) = self.observe(probe, now, ask) {
-                if std::mem::take(&mut is_first) {
-                    self.notice(now);
-                    self.look_for_logins(false, now);
-                }
-                convicted.extend(self.convict(&scan, alarm, now));
+            // What more comes of somebody who was found out in this batch depends on what comes of that.
+            let is_of = |(scan, _): &(Scan, Alarm)| scan.source.covers(probe.source);
+            if scans.iter().any(is_of) {
+                self.try_all(&mut scans, &mut convicted, &mut is_first, now, ask);
             }
+            scans.extend(self.observe(probe, now, ask));
         }
+        self.try_all(&mut scans, &mut convicted, &mut is_first, now, ask);
         self.carry_out(convicted, true, now);
     }
 
+    /// Tries those who scan, but for whom somebody has answered, who need not be there any more: a service for one caller alone
+    /// (an FTP server's data port, say) may be gone before we can ask for it. The kernel is asked of all at once.
+    fn try_all(
+        &mut self,
+        scans: &mut Vec<(Scan, Alarm)>,
+        convicted: &mut Vec<(Source, Alarm)>,
+        is_first: &mut bool,
+        now: Now,
+        ask: &mut dyn Ask,
+    ) {
+        let is_syn = |probe: &Probe| probe.scan_type == ScanType::Syn;
+        let probes = scans.iter().map(|(_, alarm)| alarm.probe);
+        let syns: Vec<Probe> = probes.filter(is_syn).collect();
+        let answered = if syns.is_empty() {
+            Some(Vec::new())
+        } else {
+            self.heard(ask.were_answered(&syns), now)
+        };
+        let mut answered = answered.unwrap_or_default().into_iter();
+        for (scan, alarm) in scans.drain(..) {
+            if is_syn(&alarm.probe) && answered.next().unwrap_or(true) {
+                self.counters.hits -= 1;
+                self.counters.services += 1;
+                continue;
+            }
+            if std::mem::take(is_first) {
+                self.notice(now);
+                self.look_for_logins(false, now);
+            }
+            convicted.extend(self.convict(&scan, alarm, now));
+        }
+    }
+
     /// Follows one probe up to a scan of a trap by somebody who is neither banned nor a friend.
-    fn observe(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> Option<(Scan, Alarm)> {
+    fn observe(&mut self, probe: &Probe, now: Now, ask: &mut dyn Ask) -> Option<(Scan, Alarm)> {
         self.counters.probes += 1;
         if !self.guard.is_ours(probe) {
             self.counters.not_ours += 1;
@@ -81,9 +115,7 @@ impl Engine {
                 self.spare(spare, now);
                 return None;
             }
-            if !self.is_service(probe, Freshness::Now, now, ask)
-                && !self.was_answered(probe, now, ask)
-            {
+            if !self.is_service(probe, Freshness::Now, now, ask) {
                 return Some((scan, alarm));
             }
             self.counters.hits -= 1;
@@ -118,7 +150,7 @@ impl Engine {
 
     /// Whether something serves the probe's port, or did so lately. What a listener of ours was told on a port of its own is
     /// for no service; what a trap was told may be, when that is down for a moment.
-    fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut Ask<'_>) -> bool {
+    fn is_service(&mut self, probe: &Probe, fresh: Freshness, now: Now, ask: &mut dyn Ask) -> bool {
         let is_trapped = self.config.has_traps() && is_handshake(probe);
         if probe.scan_type == ScanType::Connect && !is_trapped {
             return false;
@@ -150,18 +182,9 @@ impl Engine {
         }
     }
 
-    /// Whether the probe began a connection with somebody who has closed the port since: a service for one caller alone (an FTP
-    /// server's data port, say) may be gone before we can ask for it.
-    fn was_answered(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> bool {
-        probe.scan_type == ScanType::Syn
-            && self
-                .ask(Question::WasAnswered, probe, now, ask)
-                .unwrap_or(true)
-    }
-
     /// Whether the probe is the late answer to a question that left this host, or a host behind it. TCP's answers are told
     /// by their flags.
-    fn is_answer(&mut self, probe: &Probe, now: Now, ask: &mut Ask<'_>) -> bool {
+    fn is_answer(&mut self, probe: &Probe, now: Now, ask: &mut dyn Ask) -> bool {
         probe.protocol == Protocol::Udp
             && probe.scan_type != ScanType::Connect
             && self
@@ -169,15 +192,19 @@ impl Engine {
                 .unwrap_or(true)
     }
 
-    /// Asks the kernel; `None` when it cannot be asked: then the benefit of the doubt is the source's.
     fn ask(
         &mut self,
         question: Question,
         probe: &Probe,
         now: Now,
-        ask: &mut Ask<'_>,
+        ask: &mut dyn Ask,
     ) -> Option<bool> {
-        match ask(question, probe) {
+        self.heard(ask.ask(question, probe), now)
+    }
+
+    /// What the kernel says; `None` when it cannot be asked: then the benefit of the doubt is the source's.
+    fn heard<T>(&mut self, answer: Result<T, String>, now: Now) -> Option<T> {
+        match answer {
             Ok(answer) => Some(answer),
             Err(cause) => {
                 self.counters.unanswered += 1;

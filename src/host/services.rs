@@ -41,6 +41,9 @@ const FEW_LINKS: usize = 4;
 /// Any interface.
 const ANY: u32 = 0;
 
+/// No address of anybody's.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 impl Services {
     /// Opens the socket, and sees that the kernel can answer for both protocols.
     ///
@@ -105,25 +108,33 @@ impl Services {
         Ok(ports)
     }
 
-    /// Whether a packet of TCP from `from` to `at` was answered by somebody, who may have closed the port since: then there is a
-    /// connection of these two, or what remains of one. False for UDP, which leaves no remains.
+    /// Which of these packets of TCP, each from somebody to an address of ours, were answered by somebody, who may have closed the
+    /// port since: then there is a connection of these two, or what remains of one.
     ///
     /// # Errors
     /// As [`bound`](Self::bound).
-    pub fn connected(
-        &mut self,
-        protocol: Protocol,
-        from: SocketAddr,
-        at: SocketAddr,
-    ) -> Result<bool, Error> {
+    pub fn connected(&mut self, packets: &[(SocketAddr, SocketAddr)]) -> Result<Vec<bool>, Error> {
+        let mut connected = vec![false; packets.len()];
         // In the kernel's questions port 0 means any port.
-        if protocol == Protocol::Udp || from.port() == 0 || at.port() == 0 {
-            return Ok(false);
+        let asked: Vec<(usize, SocketAddr, SocketAddr)> = packets
+            .iter()
+            .enumerate()
+            .filter(|(_, (from, to))| from.port() != 0 && to.port() != 0)
+            .map(|(number, (from, to))| (number, *from, *to))
+            .collect();
+        let questions = asked.iter();
+        let questions = questions.map(|(_, from, to)| single(Protocol::Tcp, *to, Some(*from), ANY));
+        let answered = self.kernel.ask_many(questions, 0, |number, answer| {
+            let (packet, _, to) = asked[number];
+            connected[packet] |= Bound::read(answer)
+                .is_some_and(|bound| bound.state != TCP_LISTEN && bound.port == to.port());
+        });
+        let at = |number: usize| asked.get(number).map_or(NOWHERE, |(_, _, to)| *to);
+        let answered = answered.map_err(|cause| failed(Protocol::Tcp, at(0), cause))?;
+        for (number, answered) in answered.into_iter().enumerate() {
+            nobody_or(answered).map_err(|errno| refused(Protocol::Tcp, at(number), errno))?;
         }
-        let question = [single(protocol, at, Some(from), ANY)];
-        self.find(protocol, at, question, |bound| {
-            bound.state != TCP_LISTEN && bound.port == at.port()
-        })
+        Ok(connected)
     }
 
     /// Looks for the socket that would get a packet to `at` from nowhere in particular, arriving by one of these interfaces.
@@ -135,27 +146,12 @@ impl Services {
     ) -> Result<bool, Error> {
         let questions = interfaces.into_iter();
         let questions = questions.map(|interface| single(protocol, at, None, interface));
-        self.find(protocol, at, questions, |bound| bound.serves(protocol, at))
-    }
-
-    /// Whether one of these questions, which ask for a single socket each, finds one of which `is_it` says so.
-    fn find(
-        &mut self,
-        protocol: Protocol,
-        at: SocketAddr,
-        questions: impl IntoIterator<Item = Question>,
-        is_it: impl Fn(&Bound) -> bool,
-    ) -> Result<bool, Error> {
         let mut found = false;
         let answered = self.kernel.ask_many(questions, 0, |_, answer| {
-            found |= Bound::read(answer).is_some_and(|bound| is_it(&bound));
+            found |= Bound::read(answer).is_some_and(|bound| bound.serves(protocol, at));
         });
         for answered in answered.map_err(|cause| failed(protocol, at, cause))? {
-            match answered {
-                // Nobody, or no module: the list will tell.
-                Answered::Whole | Answered::Interrupted | Answered::Refused(Errno::ENOENT) => {}
-                Answered::Refused(errno) => return Err(refused(protocol, at, errno)),
-            }
+            nobody_or(answered).map_err(|errno| refused(protocol, at, errno))?;
         }
         Ok(found)
     }
@@ -223,6 +219,15 @@ impl Bound {
                 }
                 _ => false,
             }
+    }
+}
+
+/// The answer to a question for a single socket.
+fn nobody_or(answered: Answered) -> Result<(), Errno> {
+    match answered {
+        // Nobody, or no module: the list will tell.
+        Answered::Refused(Errno::ENOENT) => Ok(()),
+        answered => answered.into_result(),
     }
 }
 
@@ -447,7 +452,7 @@ mod tests {
             let client = TcpStream::connect("10.9.0.1:80").unwrap();
             let from = client.local_addr().unwrap();
             let (server, _) = listener.accept().unwrap();
-            let mut ask = |from, to| services.connected(Tcp, from, at(to)).unwrap();
+            let mut ask = |from, to| services.connected(&[(from, at(to))]).unwrap() == [true];
             let stranger = at("10.9.0.2:40000");
             assert!(ask(from, "10.9.0.1:80"));
             assert!(
