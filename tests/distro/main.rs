@@ -41,6 +41,9 @@ mod package;
 /// Our RPM, by itself and in place of an old one.
 mod rpm;
 
+/// Installed by `make install`.
+mod tarball;
+
 /// With what a container may do.
 mod container;
 

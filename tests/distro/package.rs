@@ -13,6 +13,9 @@ on_each_debian!(
     who_wants_no_bans_yet_says_so_once,
     a_broken_configuration_does_not_stop_an_upgrade,
     a_removal_takes_down_and_a_purge_leaves_nothing,
+    a_removal_takes_down_what_every_responder_has_put_up,
+    it_comes_after_other_firewalls_and_needs_none,
+    its_text_is_rotated_and_written_on,
     without_systemd_the_init_script_gives_the_same_rights,
 );
 
@@ -227,4 +230,86 @@ fn without_systemd_the_init_script_gives_the_same_rights(release: Release) {
     });
     script("stop");
     machine.fails("pgrep portsentry");
+}
+
+fn a_removal_takes_down_what_every_responder_has_put_up(release: Release) {
+    let machine = installed(release);
+    machine.run(
+        "mkdir -p /etc/systemd/system/portsentry-nft.service.d
+        ln -s /usr/share/portsentry/drop-ins/hosts-deny.conf /usr/share/portsentry/drop-ins/iptables-legacy.conf \
+            /etc/systemd/system/portsentry-nft.service.d/
+        echo '# mine' >/etc/hosts.deny; iptables -A INPUT -s 203.0.113.9 -j DROP; ip route add unreachable 203.0.113.9",
+    );
+    let world = |what: &str| {
+        let asks = "ip -o route show table all; iptables -S; ip6tables -S; cat /etc/hosts.deny; nft list tables inet";
+        let lines = machine.run(asks);
+        let found: Vec<&str> = lines.lines().filter(|line| line.contains(what)).collect();
+        found.join("\n")
+    };
+    let (mine, before) = (world("203.0.113.9"), world("# mine"));
+    machine.write(
+        "/etc/portsentry/portsentry.toml.d/local.toml",
+        "[ban]\nresponders = [\"nftables\", \"route\", \"iptables\", \"hosts-deny\"]\n",
+    );
+    machine.run("systemctl daemon-reload && systemctl restart portsentry-nft");
+    unit::scan(&machine);
+    eventually("every responder has the scanner", || {
+        let traces = world(Pair::STRANGER) + &world("PORTSENTRY");
+        let all = [
+            "unreachable 10.77.0.2",
+            "-s 10.77.0.2/32",
+            "ALL: 10.77.0.2",
+            "-A INPUT -j PORTSENTRY",
+        ];
+        all.iter().all(|trace| traces.contains(trace)).then_some(())
+    });
+
+    machine.run("dpkg --remove portsentry-nft");
+    for trace in [
+        "unreachable 10.77.0.2",
+        "10.77.0.2/32",
+        "ALL: 10.77.0.2",
+        "PORTSENTRY",
+        "portsentry",
+    ] {
+        assert_eq!(world(trace), "", "{trace}");
+    }
+    assert_eq!((world("203.0.113.9"), world("# mine")), (mine, before));
+    machine.run("dpkg --purge portsentry-nft");
+    machine.fails("test -e /etc/systemd/system/portsentry-nft.service.d");
+}
+
+fn it_comes_after_other_firewalls_and_needs_none(release: Release) {
+    let machine = installed(release);
+    let after = machine.shows(UNIT, "After");
+    let needed = ["Requires", "Wants", "BindsTo", "Requisite"].map(|it| machine.shows(UNIT, it));
+    for other in ["nftables.service", "firewalld.service", "ufw.service"] {
+        assert!(after.contains(other), "{other} in {after}");
+        assert!(!needed.concat().contains(other), "{other} in {needed:?}");
+    }
+    let depends = machine.run("dpkg-query -W -f '${Pre-Depends} ${Depends}' portsentry-nft");
+    for other in ["nftables", "firewalld", "ufw", "iptables"] {
+        assert!(!depends.contains(other), "{other} in {depends}");
+    }
+    // It starves packet sockets.
+    assert_eq!(machine.shows(UNIT, "IPAddressDeny"), "");
+}
+
+fn its_text_is_rotated_and_written_on(release: Release) {
+    let machine = installed(release);
+    let text = "/var/lib/portsentry/history.log";
+    unit::scan(&machine);
+    eventually("the scan is written down", || {
+        machine.read(text).contains(Pair::STRANGER).then_some(())
+    });
+    machine.run("logrotate --force /etc/logrotate.d/portsentry-nft");
+    assert!(machine.read(&format!("{text}.1")).contains(Pair::STRANGER));
+    machine.run(&format!("portsentry unban {}", Pair::STRANGER));
+    unit::scan(&machine);
+    eventually("the next scan is written down anew", || {
+        let lines = machine.try_run(&format!("cat {text}")).stdout;
+        let lines = String::from_utf8_lossy(&lines);
+        (lines.lines().count() == 1 && lines.contains(Pair::STRANGER)).then_some(())
+    });
+    is_active(&machine);
 }

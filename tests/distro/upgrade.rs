@@ -13,6 +13,7 @@ on_each_debian!(
     commands_of_the_admin_keep_roots_rights,
     a_mask_of_the_old_name_stays_and_stops_nothing,
     an_old_configuration_with_mistakes_waits_to_be_corrected,
+    hooks_of_the_old_do_nothing_any_more_and_go_with_it,
 );
 
 const CONF: &str = "/etc/portsentry/portsentry.conf";
@@ -188,5 +189,25 @@ fn an_old_configuration_with_mistakes_waits_to_be_corrected(release: Release) {
     );
     set("1,11,15");
     machine.run("DEBIAN_FRONTEND=noninteractive dpkg-reconfigure portsentry-nft");
+    is_active(&machine);
+}
+
+/// Of ppp, and of DHCP's clients: they restarted the old one when an address changed.
+fn hooks_of_the_old_do_nothing_any_more_and_go_with_it(release: Release) {
+    let machine = with_the_old(release, "true");
+    machine.run(INSTALL);
+    let pid = machine.shows(UNIT, "MainPID");
+    let find =
+        "find /etc/ppp /etc/dhcp /etc/dhcp3 /etc/network -name '*portsentry*' 2>/dev/null; true";
+    let hooks = machine.run(find);
+    assert!(hooks.contains("/etc/ppp/ip-up.d/portsentry"), "{hooks}");
+    for hook in hooks.lines() {
+        machine.run(&format!("sh -e {hook}"));
+    }
+    is_active(&machine);
+    assert_eq!(machine.shows(UNIT, "MainPID"), pid);
+    assert_eq!(machine.run("pgrep --count --exact portsentry"), "1\n");
+    machine.run("DEBIAN_FRONTEND=noninteractive dpkg --purge portsentry");
+    assert_eq!(machine.run(find), "");
     is_active(&machine);
 }
