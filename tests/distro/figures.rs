@@ -10,6 +10,7 @@ use crate::worlds::Pair;
 use crate::{eventually, on_each_debian, unit};
 
 on_each_debian!(
+    it_is_told_what_a_host_takes_on,
     it_is_told_how_long_a_boot_takes_to_protect,
     as_many_bans_as_the_limit_allows_and_a_flood_fit_the_units_memory,
 );
@@ -43,6 +44,24 @@ fn are_in_force(machine: &Machine, bans: u32) {
         let status = String::from_utf8_lossy(&status.stdout);
         status.contains(&all).then_some(())
     });
+}
+
+/// How much the package adds, and how far its unit is exposed, by systemd's own judgement: 2.0 at most.
+fn it_is_told_what_a_host_takes_on(release: Release) {
+    let machine = package::installed(release);
+    let judged = machine.run(&format!(
+        "systemd-analyze security --no-pager --threshold=20 {UNIT}"
+    ));
+    let (_, exposure) = judged
+        .trim_end()
+        .rsplit_once(": ")
+        .expect("the last line has the sum");
+    let exposure = exposure.split(' ').next().unwrap_or_default();
+    let size = machine.run("dpkg-query -W -f '${Installed-Size}' portsentry-nft");
+    figure(&format!(
+        "{}, package: {size} KiB installed; exposure of its unit {exposure}",
+        release.name()
+    ));
 }
 
 /// Boots with a ban, with many, and with as many as `ban.limit` allows; the package's program, which is the optimised one.
