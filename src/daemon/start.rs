@@ -372,17 +372,21 @@ pub(super) fn take_down_what_is_not_used(
 ) -> Result<(), Error> {
     let remembered = history.sites()?;
     let mut sites = Site::of(config);
-    for site in remembered {
-        if sites.contains(&site) {
+    for site in &remembered {
+        if sites.contains(site) {
             continue;
         }
         match site.withdraw(config) {
             Ok(()) => info!("{site} is not used any more: nothing of ours is left there"),
             Err(failure) => {
                 warn!("{site} is not used any more, but what was put up there stays: {failure}");
-                sites.push(site);
+                sites.push(site.clone());
             }
         }
+    }
+    // To write is to wait for the disk, twice where the log is new.
+    if sites.len() == remembered.len() && sites.iter().all(|site| remembered.contains(site)) {
+        return Ok(());
     }
     Ok(history.remember_sites(&sites)?)
 }
@@ -400,5 +404,52 @@ fn words_for(prepared: Prepared) -> &'static str {
         Prepared::Rebuilt => {
             "found what its bans need in another shape, and rebuilt it with the bans that were in it"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the log is that whatever is written to history goes to.
+    fn written(path: &Path) -> u64 {
+        let log = path.with_file_name("history.db-wal");
+        fs::metadata(log).map_or(0, |metadata| metadata.len())
+    }
+
+    #[test]
+    fn a_start_with_the_responders_of_the_last_one_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.db");
+        let mut history = History::open(&path).unwrap();
+        let config = Config::default();
+        let before = written(&path);
+        take_down_what_is_not_used(&mut history, &config).unwrap();
+        assert_eq!(history.sites().unwrap(), Site::of(&config));
+        let first = written(&path);
+        assert!(
+            first > before,
+            "the first start writes down where its bans are"
+        );
+        take_down_what_is_not_used(&mut history, &config).unwrap();
+        assert_eq!(written(&path), first);
+        assert_eq!(history.sites().unwrap(), Site::of(&config));
+    }
+
+    #[test]
+    fn a_start_with_one_responder_fewer_forgets_where_that_ones_bans_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.db");
+        let mut history = History::open(&path).unwrap();
+        let config = Config::default();
+        let gone = Site {
+            responder: "a later version's".to_owned(),
+            place: String::new(),
+        };
+        let mut sites = Site::of(&config);
+        sites.push(gone);
+        history.remember_sites(&sites).unwrap();
+        take_down_what_is_not_used(&mut history, &config).unwrap();
+        assert_eq!(history.sites().unwrap(), Site::of(&config));
     }
 }
