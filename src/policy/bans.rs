@@ -346,7 +346,8 @@ impl Bans {
     /// Drops what ended before that moment: its memory is over.
     pub fn forget_before(&mut self, moment: Wall) {
         self.past.retain(|_, past| past.last_end >= moment);
-        self.neighbours.forget_before(moment);
+        self.neighbours
+            .forget_before(moment, self.slots.iter().flatten());
     }
 
     /// How many scans were acted on within the current second.

@@ -74,8 +74,7 @@ impl Neighbours {
         self.ipv4.clone_from(&rules.ipv4_rollup);
         self.ipv6.clone_from(&rules.ipv6_rollup);
         self.needs_handshake = rules.rollup_confirm == Confirm::Handshake;
-        self.counts.clear();
-        running.for_each(|ban| self.add(ban));
+        self.count_anew(running);
     }
 
     /// A ban has begun.
@@ -125,13 +124,26 @@ impl Neighbours {
         for at in self.forgiven.values_mut() {
             at.0 = at.0.saturating_add(by);
         }
-        self.counts.clear();
-        running.for_each(|ban| self.add(ban));
+        self.count_anew(running);
     }
 
-    /// Drops what was forgiven before that moment.
-    pub(super) fn forget_before(&mut self, moment: Wall) {
+    /// Drops what was forgiven before that moment: bans that run since then count again, as they would after a restart. So all are
+    /// counted anew, or each would be taken off when it ends without ever having been added.
+    pub(super) fn forget_before<'a>(
+        &mut self,
+        moment: Wall,
+        running: impl Iterator<Item = &'a Ban>,
+    ) {
+        let before = self.forgiven.len();
         self.forgiven.retain(|_, at| *at >= moment);
+        if self.forgiven.len() < before {
+            self.count_anew(running);
+        }
+    }
+
+    fn count_anew<'a>(&mut self, running: impl Iterator<Item = &'a Ban>) {
+        self.counts.clear();
+        running.for_each(|ban| self.add(ban));
     }
 
     /// The prefixes that `source` lies in, the widest first.
@@ -319,6 +331,27 @@ mod tests {
             bans.crowds(for_ever.source).map(|it| it.count).sum::<u32>(),
             0
         );
+    }
+
+    #[test]
+    fn what_is_forgiven_no_more_is_taken_off_as_often_as_it_was_counted() {
+        let rules = rules();
+        let mut bans = bans_by(&rules);
+        let old: Source = "198.51.100.7".parse().unwrap();
+        bans.insert(part("198.51.100.7", HANDSHAKES));
+        bans.forgive(&[("198.51.100.0/24".parse().unwrap(), NOW.wall)]);
+        let later = NOW.later(Duration::from_secs(1)).wall;
+        let new = |n: u8| Ban {
+            start: later,
+            ..part(&format!("198.51.100.{n}"), HANDSHAKES)
+        };
+        bans.insert(new(8));
+        bans.forget_before(later);
+        bans.remove(old);
+        assert_eq!(bans.crowds(old).map(|it| it.count).sum::<u32>(), 1);
+        bans.insert(new(9));
+        let last = ban(&mut bans, &rules, new(10));
+        assert_eq!(last.unwrap().source.to_string(), "198.51.100.0/24");
     }
 
     #[test]
