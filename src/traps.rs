@@ -72,6 +72,12 @@ impl Traps {
         delete(&mut line, &table)
     }
 
+    /// Whether it is the one beside this table of bans.
+    #[must_use]
+    pub fn is_beside(&self, bans_table: &str) -> bool {
+        self.table.to_string() == name_beside(bans_table)
+    }
+
     /// From now on these are led.
     ///
     /// # Errors
@@ -206,8 +212,12 @@ impl Drop for Traps {
     }
 }
 
+fn name_beside(bans_table: &str) -> String {
+    format!("{bans_table}-traps")
+}
+
 fn open(bans_table: &str) -> Result<(Line, TableName), Error> {
-    let name = format!("{bans_table}-traps");
+    let name = name_beside(bans_table);
     let table = TableName::new(&name).ok_or_else(|| {
         Error(format!(
             "no table can be called \"{}\"",

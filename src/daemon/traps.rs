@@ -14,9 +14,12 @@ use crate::traps::{Error, Traps};
 impl Daemon {
     /// Has connections to traps led to our listener as `config` says, or no more.
     pub(super) fn lead_to_traps(&mut self, config: &Config) -> Result<(), String> {
-        match (wanted(config, &self.listeners), &mut self.traps) {
+        let is_beside = |traps: &&mut Traps| traps.is_beside(&config.nftables.table);
+        let here = self.traps.as_mut().filter(is_beside);
+        match (wanted(config, &self.listeners), here) {
             (Some(wanted), Some(traps)) => traps.change(wanted).map_err(|why| why.to_string()),
             (Some(_), None) => {
+                // One of another name is taken down when this one leads.
                 let made = set_up(config, &self.listeners, self.host.facts());
                 self.traps = made.map_err(|why| why.to_string())?;
                 self.watch_traps();

@@ -352,3 +352,26 @@ fn a_table_of_that_name_that_is_not_ours_is_a_reason_not_to_start() {
     let words = "table inet portsentry-traps is there already, without the comment";
     assert!(said.err.contains(words), "{said:?}");
 }
+
+#[test]
+fn the_table_of_traps_goes_by_the_name_that_a_reload_gives() {
+    let Pair { host, stranger } = &Pair::new();
+    // Where nftables is not at work, its table may be called otherwise at a reload.
+    let config = |table: &str| {
+        format!("{HANDSHAKE}ban.responders = [\"route\"]\nnftables.table = \"{table}\"\n")
+    };
+    let daemon = Daemon::start(host, &config("first"));
+    let tables = || host.nft("list tables");
+    assert_eq!(tables(), "table inet first-traps\n");
+    daemon.configure(&config("second"));
+    daemon.ok(&["reload"]);
+    assert_eq!(tables(), "table inet second-traps\n");
+    host.nft("flush ruleset");
+    eventually("what others do to it is put right", || {
+        (tables() == "table inet second-traps\n").then_some(())
+    });
+    shake_hands(stranger, &daemon, Pair::HOST, 21..=23);
+    eventually("the scanner is banned", || {
+        (daemon.banned() == [Pair::STRANGER]).then_some(())
+    });
+}
