@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use tracing::info;
 
-use crate::clock::{Mono, Now};
+use crate::clock::{Mono, Now, Wall};
 use crate::config::Config;
 use crate::detect::Detector;
 use crate::guard::Guard;
@@ -137,6 +137,8 @@ pub struct Engine {
     /// What has been lifted, or ended, since history and the world began to be read: what was read before must not bring it back.
     /// `None`: both are read.
     lifted_since_start: Option<HashSet<Source>>,
+    /// Since when bans of history are put back; `None`: none has been.
+    replayed_since: Option<Wall>,
     /// Whether everything was lifted while the world was being listed.
     listing_is_stale: bool,
 }
@@ -182,6 +184,7 @@ impl Engine {
             programs: Programs::default(),
             errands: Vec::new(),
             lifted_since_start: Some(HashSet::new()),
+            replayed_since: None,
             listing_is_stale: false,
         }
     }

@@ -198,11 +198,7 @@ impl Daemon {
                     self.ready(now)?;
                 }
             }
-            Portion::Pasts(pasts) => {
-                for (source, past) in pasts {
-                    self.engine.remember(source, past);
-                }
-            }
+            Portion::Pasts(pasts) => self.engine.remember(pasts, now),
             // The descriptor is closed with it, which takes it out of the epoll set.
             Portion::End => self.replay = None,
         }

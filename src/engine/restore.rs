@@ -7,7 +7,7 @@ use super::{Engine, log_each};
 use crate::clock::{Now, Wall};
 use crate::history::{Ending, Record};
 use crate::log::banned;
-use crate::policy::{Ban, Origin, Past};
+use crate::policy::{Ban, End, Origin, Past, length_of_next};
 use crate::respond::{Held, Holdings};
 use crate::source::Source;
 
@@ -31,6 +31,7 @@ impl Engine {
     /// Where programs alone ban, nothing is put back: what they did cannot be looked at, and may be gone. It is undone, as
     /// far as there is a program for that, and the ban ends.
     pub fn replay(&mut self, bans: Vec<Ban>, now: Now) {
+        self.replayed_since.get_or_insert(now.wall);
         if !self.world.has_responders() {
             let sources: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
             let unbanned = self.lift(&sources, Ending::Unban, "portsentry", now);
@@ -66,7 +67,7 @@ impl Engine {
         self.follow_up(now);
     }
 
-    /// Has these bans go on, whose sources have scanned since the start and were banned for a shorter time.
+    /// Has these bans go on, whose sources have scanned since the start and were banned for a shorter time than history asks for.
     fn keep_longer(&mut self, bans: Vec<Ban>, now: Now) {
         if bans.is_empty() {
             return;
@@ -128,14 +129,44 @@ impl Engine {
         self.follow_up(now);
     }
 
-    /// Takes a past from history: it counts towards the length of the source's next ban. What has ended since is known already.
-    pub fn remember(&mut self, source: Source, past: Past) {
-        let known = self.bans.past(source).unwrap_or(past);
-        let past = Past {
-            count: known.count.max(past.count),
-            last_end: known.last_end.max(past.last_end),
+    /// Takes pasts from history: each counts towards the length of the source's next ban, and of one that was decided since the start,
+    /// before it was known. What has ended since is known already.
+    pub fn remember(&mut self, pasts: Vec<(Source, Past)>, now: Now) {
+        let mut longer = Vec::new();
+        for (source, past) in pasts {
+            let known = self.bans.past(source).unwrap_or(past);
+            let past = Past {
+                count: known.count.max(past.count),
+                last_end: known.last_end.max(past.last_end),
+            };
+            self.bans.remember(source, past);
+            longer.extend(self.escalated(source, past, now));
+        }
+        self.keep_longer(longer, now);
+        self.follow_up(now);
+    }
+
+    /// The ban of this source as it would have been with that past, if it was decided since the start and would have been longer.
+    fn escalated(&self, source: Source, past: Past, now: Now) -> Option<Ban> {
+        let is_new = |ban: &&Ban| self.replayed_since.is_some_and(|since| ban.start >= since);
+        let ban = self.bans.get(source).filter(is_new)?;
+        if ban.origin != Origin::Scan {
+            return None;
+        }
+        let then = Now {
+            wall: ban.start,
+            ..now
         };
-        self.bans.remember(source, past);
+        let length = length_of_next(&self.config.ban, Some(past), then)?;
+        let more = length.checked_sub(ban.length()?)?;
+        let end = ban.end.filter(|_| !more.is_zero())?;
+        Some(Ban {
+            end: Some(End {
+                mono: end.mono.later(more),
+                wall: end.wall.later(more),
+            }),
+            ..ban.clone()
+        })
     }
 
     /// Forgets pasts that ended before that moment.

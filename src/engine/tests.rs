@@ -15,7 +15,7 @@ use crate::config::ignore::IgnoreList;
 use crate::config::{self, Config, ResponderKind};
 use crate::history::{History, TextFiles};
 use crate::host::{Address, Facts, Link};
-use crate::policy::{Ban, End, Origin, Reason};
+use crate::policy::{Ban, End, Origin, Past, Reason};
 use crate::probe::Protocol;
 use crate::probe::ScanType;
 use crate::respond::{
@@ -846,6 +846,37 @@ fn a_scan_during_replay_shortens_no_ban() {
     shorter.end = Some(End::after(Duration::from_secs(60), NOW));
     bench.engine.replay(vec![shorter], NOW);
     assert_eq!(minutes(&bench), 4);
+}
+
+#[test]
+fn a_scan_before_its_past_is_read_escalates_all_the_same() {
+    let mut bench = Bench::new("");
+    let earlier = Ban {
+        start: Wall(NOW.wall.0 - 1000),
+        ..ban_of("203.0.113.8")
+    };
+    bench.engine.replay(vec![earlier], NOW);
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    let past = Past {
+        count: 2,
+        last_end: Wall(NOW.wall.0 - 60_000),
+    };
+    let sources = [STRANGER, "203.0.113.8"].map(|it| it.parse().unwrap());
+    bench
+        .engine
+        .remember(sources.map(|source| (source, past)).to_vec(), after(60));
+    let left = |source: Source| bench.engine.bans().get(source).unwrap().left(NOW);
+    let first = Config::default().ban.duration.unwrap();
+    let escalate = Config::default().ban.escalate;
+    assert_eq!(left(sources[0]), Some(first * escalate * escalate));
+    assert_eq!(
+        left(sources[1]),
+        ban_of("203.0.113.8").left(NOW),
+        "it was put back as it was"
+    );
+    let held = bench.world.borrow().held[&sources[0]];
+    let minute = Duration::from_secs(60);
+    assert_eq!(held, Some(first * escalate * escalate - minute));
 }
 
 #[test]
