@@ -73,6 +73,13 @@ impl Line {
         Ok(address.pid())
     }
 
+    /// Another hold on the same line, as a child process has from its fork to its exec.
+    #[cfg(test)]
+    pub fn copy(&self) -> std::os::fd::OwnedFd {
+        let copied = ffi::fd(&self.socket).try_clone_to_owned();
+        copied.expect("descriptors are free in tests")
+    }
+
     /// Carries out a transaction: all of it, or nothing.
     ///
     /// Only a negative answer means that nothing was done. Kernels before 6.10 answer success with silence, newer

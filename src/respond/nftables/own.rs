@@ -1,11 +1,18 @@
 //! To whom the table belongs: to us alone, where that is wanted and the kernel has such tables.
 
+use std::thread;
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use super::Nftables;
 use super::prepare::{Doing, Step};
 use crate::config::Own;
 use crate::nft::{Change, Found, Owner};
+
+/// How often it is looked whether an owner lets go, and how long it is slept in between.
+const LOOKS: u32 = 30;
+const BETWEEN: Duration = Duration::from_millis(10);
 
 impl Nftables {
     /// Whether the table is to be ours alone.
@@ -34,7 +41,7 @@ impl Nftables {
     /// Looks at the table; one of ours whose owner is gone, an earlier run of ours as a rule, is taken over where it is to be
     /// owned.
     pub(super) fn own_what_is_left(&mut self) -> Result<Option<Found>, Step> {
-        let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
+        let found = self.look_for_a_free_one()?;
         let is_left = |found: &&Found| found.is_marked() && found.owner == Owner::Gone;
         if !self.is_owner() || found.as_ref().filter(is_left).is_none() {
             return Ok(found);
@@ -45,6 +52,20 @@ impl Nftables {
             // Whether it was done is seen below.
             Ok(()) | Err(Errno::ENOBUFS) => {}
             Err(errno) => return Err(Step(Doing::Own, errno)),
+        }
+        self.line.inspect(&self.table).map_err(Doing::Look.at())
+    }
+
+    /// Looks at the table. Who comes to it waits a moment for its owner to let go of it: of one that has just ended, or that this
+    /// process has put out of work, some child may still hold the line between its fork and its exec.
+    pub(super) fn look_for_a_free_one(&mut self) -> Result<Option<Found>, Step> {
+        let is_new = self.handle.is_none();
+        for _ in 0..if is_new { LOOKS } else { 0 } {
+            let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
+            if !found.as_ref().is_some_and(|found| self.is_anothers(found)) {
+                return Ok(found);
+            }
+            thread::sleep(BETWEEN);
         }
         self.line.inspect(&self.table).map_err(Doing::Look.at())
     }

@@ -213,7 +213,7 @@ impl Nftables {
     }
 
     fn withdraw_once(&mut self) -> Result<(), Step> {
-        let found = self.line.inspect(&self.table).map_err(Doing::Look.at())?;
+        let found = self.look_for_a_free_one()?;
         self.handle = None;
         let Some(found) = found else {
             return Ok(());

@@ -1,5 +1,7 @@
 //! A table that belongs to us alone, on kernels that have such.
 
+use std::thread;
+
 use super::*;
 use crate::config::Own;
 use crate::nft::{Line, Owner};
@@ -147,4 +149,36 @@ fn a_table_changes_hands_with_its_bans() {
     assert_eq!(plain.prepare().unwrap(), expected);
     assert!(is_banned(&mut plain, "192.0.2.7"));
     assert_eq!(listed_shape(), before, "as if it had never been owned");
+}
+
+#[test]
+fn whoever_comes_next_waits_for_a_child_that_still_holds_the_line_of_the_owner() {
+    enter_empty_network();
+    let now = Now::read();
+    for own in [Own::Off, Own::Auto] {
+        let mut owner = responder_that(Own::Auto);
+        owner.prepare().unwrap();
+        owner.ban(&[&ban("192.0.2.7", now)], now).unwrap();
+        let copy = owner.line.copy();
+        drop(owner);
+        let child = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(60));
+            drop(copy);
+        });
+        let mut next = responder_that(own);
+        next.prepare().unwrap();
+        child.join().unwrap();
+        assert!(is_banned(&mut next, "192.0.2.7"));
+
+        let copy = next.line.copy();
+        drop(next);
+        let child = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(60));
+            drop(copy);
+        });
+        responder_that(own).withdraw().unwrap();
+        child.join().unwrap();
+        let tables = run(Command::new("nft").args(["list", "tables"]), "").unwrap();
+        assert_eq!(tables, "");
+    }
 }
