@@ -268,9 +268,10 @@ impl Agreement {
         self.each(|post, told| post.wait(PATIENCE / posts, now, told));
     }
 
-    /// Puts all bans back where they were lost.
+    /// Puts all bans back where they were lost: those first that last longest.
     pub(super) fn make_good(&mut self, name: &str, bans: &Bans, now: Now) {
-        let bans = self.not_held_back(bans);
+        let is_due = |ban: &&Ban| !self.held_back.contains(&ban.source);
+        let bans: Vec<&Ban> = bans.longest_first().filter(is_due).collect();
         self.each(|post, told| {
             if post.name == name {
                 post.ban(&bans, true, now, told);

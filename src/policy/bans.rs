@@ -200,6 +200,12 @@ impl Bans {
         places.filter_map(|place| Some((*place, self.slots[index(place.slot())].as_ref()?)))
     }
 
+    /// The running bans, those without an end first, then those that end last.
+    pub fn longest_first(&self) -> impl Iterator<Item = &Ban> {
+        let places = self.by_end.iter().rev();
+        places.filter_map(|place| self.slots[index(place.slot())].as_ref())
+    }
+
     /// The ban of exactly this source.
     #[must_use]
     pub fn get(&self, source: Source) -> Option<&Ban> {
@@ -474,6 +480,18 @@ mod tests {
         assert!(!bans.covers(address("2001:db8:1::77")));
         bans.remove("192.0.2.0/24".parse().unwrap());
         assert!(!bans.covers(address("192.0.2.2")));
+    }
+
+    #[test]
+    fn who_is_banned_longest_comes_first() {
+        let mut bans = Bans::default();
+        let ends = [Some(30), Some(10), None, Some(20)];
+        for (n, seconds) in (1..).zip(ends) {
+            bans.insert(ban(&format!("192.0.2.{n}"), seconds));
+        }
+        let order = bans.longest_first().map(|ban| ban.source.to_string());
+        let expected = ["192.0.2.3", "192.0.2.1", "192.0.2.4", "192.0.2.2"];
+        assert_eq!(order.collect::<Vec<_>>(), expected);
     }
 
     #[test]
