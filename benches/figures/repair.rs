@@ -1,6 +1,7 @@
 //! What it takes until everything is back that another program has taken away: `nft flush ruleset`, while one who is banned sends
 //! all the time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use crate::wire::{Cable, Datagrams, MEASURED, SCANNER, address, on, pin};
 
 /// Whoever lets nothing through for so long has put everything back.
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// Whoever has let nothing through so long after the flush was so quick that nobody came between.
+const TOO_QUICK: Duration = Duration::from_secs(1);
 
 /// How long the flush may take to come, and the bans to be back.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,13 +78,15 @@ fn flushed(bans: u32) -> Gap {
     };
     intact("at first");
     let service = cable.service();
+    let is_flushed = AtomicBool::new(false);
     let gap = thread::scope(|scope| {
         let sender = scope.spawn(|| {
             cable
                 .scanner
-                .inside(|| watch(&Datagrams::new(address(1), &service)))
+                .inside(|| watch(&Datagrams::new(address(1), &service), &is_flushed))
         });
         cable.host.nft("flush ruleset");
+        is_flushed.store(true, Ordering::Release);
         sender
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -97,9 +103,10 @@ fn shorter(ban: Ban) -> Ban {
 }
 
 /// Sends until somebody lets datagrams through, and then nobody does any more.
-fn watch(datagrams: &Datagrams<'_>) -> Gap {
+fn watch(datagrams: &Datagrams<'_>, is_flushed: &AtomicBool) -> Gap {
     pin(SCANNER);
     let begun = Instant::now();
+    let mut flushed = None;
     let (mut through, mut sent) = (0_u32, 0_u32);
     let (mut first, mut last) = (None, Duration::ZERO);
     loop {
@@ -110,9 +117,16 @@ fn watch(datagrams: &Datagrams<'_>) -> Gap {
             first.get_or_insert(at);
             last = at;
         }
-        if let Some(first) = first.filter(|_| at > last + SILENCE) {
+        if is_flushed.load(Ordering::Acquire) {
+            flushed.get_or_insert(at);
+        }
+        let is_over = match first {
+            Some(_) => at > last + SILENCE,
+            None => flushed.is_some_and(|flushed| at > flushed + TOO_QUICK),
+        };
+        if is_over {
             return Gap {
-                time: last - first,
+                time: last.saturating_sub(first.unwrap_or(last)),
                 through,
                 pace: f64::from(sent) / at.as_secs_f64(),
             };
