@@ -1,6 +1,6 @@
 //! A table that belongs to the daemon alone, on kernels that have such: Linux 6.9 and later.
 
-use crate::lab::{Daemon, Host, Pair, at};
+use crate::lab::{Daemon, Host, Pair, at, eventually};
 
 fn is_new_enough(host: &Host) -> bool {
     let release = host.run("uname -r");
@@ -67,4 +67,52 @@ fn a_configuration_without_it_makes_the_table_anybodys_again() {
     let listing = host.nft("list table inet portsentry");
     assert!(!listing.contains("\tflags owner"), "{listing}");
     host.nft("delete element inet portsentry banned4 { 203.0.113.7 }");
+}
+
+#[test]
+fn a_file_that_includes_the_table_fails_as_a_whole_and_a_second_daemon_does_not_start() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "nftables.own = \"auto\"");
+    if !is_new_enough(host) {
+        return;
+    }
+    daemon.ok(&["ban", "203.0.113.7"]);
+    let rules = || host.run("nft -t list ruleset");
+    let before = rules();
+    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/nft/portsentry.nft");
+    let words = format!("flush ruleset; add table inet mine; include \"{include}\"\n");
+    let said = String::from_utf8_lossy(&host.try_nft(&words).stderr).into_owned();
+    assert!(said.contains("Operation not permitted"), "{said}");
+    assert_eq!(rules(), before);
+    daemon.element("banned4", "203.0.113.7");
+
+    for own in ["off", "on"] {
+        let other = Daemon::new(host, &format!("nftables.own = \"{own}\""));
+        for said in [other.run_to_its_end(), other.command(&["withdraw"])] {
+            assert_eq!(said.status, 1, "{said:?}");
+            assert!(said.err.contains("belongs to another program"), "{said:?}");
+        }
+    }
+    assert_eq!(rules(), before);
+    daemon.element("banned4", "203.0.113.7");
+}
+
+#[test]
+fn a_program_that_is_under_way_does_not_keep_the_table_of_a_daemon_that_was_killed() {
+    let Pair { host, stranger } = &Pair::new();
+    let mut daemon = Daemon::new(host, "");
+    let ran = daemon.path("ran");
+    let program = format!("touch {}; exec sleep 20", ran.display());
+    daemon.configure(&format!(
+        "nftables.own = \"auto\"\nban.responders = [\"nftables\", \"command\"]\ncommand.run = [\"sh\", \"-c\", {program:?}]\n"
+    ));
+    daemon.restart();
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
+    eventually("the program runs", || ran.exists().then_some(()));
+    daemon.kill9();
+    host.nft("add element inet portsentry banned4 { 203.0.113.7 }");
+    daemon.restart();
+    daemon.element("banned4", Pair::STRANGER);
+    daemon.element("banned4", "203.0.113.7");
 }
