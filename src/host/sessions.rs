@@ -30,16 +30,25 @@ pub struct Sessions {
     logins: Vec<Login>,
     /// Until when looking is paid for, by time that went by without it.
     paid_until: Option<Instant>,
-    /// When each connection to sshd was first seen, by the kernel's number for it.
-    seen: HashMap<u64, Instant>,
+    /// The connections to sshd and its listeners, by the kernel's number for them.
+    seen: HashMap<u64, Seen>,
     listed: Option<Listed>,
+}
+
+/// A socket of sshd's.
+#[derive(Clone, Copy)]
+struct Seen {
+    first: Instant,
+    /// The longest time to log in that the configuration has had since. sshd reads it when it starts, not when somebody edits it,
+    /// and then listens on a new socket; who has been accepted before keeps the time that was.
+    grace: Duration,
 }
 
 /// What connections to sshd there were when they were last listed.
 struct Listed {
     sshd: Sshd,
     at: Instant,
-    /// From where, and how old it was by all that could be known.
+    /// From where, and how old it was by all that could be known, less what it is left longer than the configuration says now.
     connections: Vec<(IpAddr, Duration)>,
 }
 
@@ -132,30 +141,41 @@ impl Sessions {
 
     /// From where connections to sshd come that are older than its time to log in.
     fn connections(&mut self, sshd: &Sshd, now: Instant) -> Result<Vec<(IpAddr, u16)>, Error> {
-        self.listed = None;
-        let Some(grace) = sshd.grace else {
-            return Ok(Vec::new());
-        };
+        let endless = |grace: Option<Duration>| grace.unwrap_or(Duration::MAX);
+        let grace = endless(sshd.grace);
+        let before = self.listed.take();
+        let before = before.map_or(grace, |listed| endless(listed.sshd.grace));
         let keepalive = keepalive_time();
         let mut found = Vec::new();
         let mut seen = HashMap::new();
         let mut connections = Vec::new();
         for &port in &sshd.ports {
             let sockets = self.sockets(port)?;
+            let mut know = |cookie, grace: Duration| {
+                let known = self.seen.get(&cookie).copied();
+                let known = known.unwrap_or(Seen { first: now, grace });
+                let grace = known.grace.max(grace);
+                seen.insert(cookie, Seen { grace, ..known });
+                (known.first, grace)
+            };
             // It is root's, or its port is not sshd's.
-            let is_served = sockets
+            let served = sockets
                 .iter()
-                .any(|(socket, _)| socket.state == TCP_LISTEN && socket.uid == 0);
+                .filter(|(socket, _)| socket.state == TCP_LISTEN && socket.uid == 0)
+                .map(|(listener, _)| know(listener.cookie, grace).1)
+                .max();
             for (socket, quiet) in sockets {
                 if socket.state != TCP_ESTABLISHED {
                     continue;
                 }
-                let first = self.seen.get(&socket.cookie).copied().unwrap_or(now);
-                seen.insert(socket.cookie, first);
+                // One that is new to us may have come before the last edit.
+                let is_new = !self.seen.contains_key(&socket.cookie);
+                let at_least = if is_new { before.max(grace) } else { grace };
+                let (first, left) = know(socket.cookie, at_least.max(served.unwrap_or_default()));
                 let age = (now - first).max(quiet).max(kept_alive(&socket, keepalive));
                 let from = socket.destination.0.to_canonical();
-                connections.push((from, age));
-                if is_served && age > grace {
+                connections.push((from, age.saturating_sub(left - grace)));
+                if served.is_some() && age > left {
                     found.push((from, port));
                 }
             }
@@ -439,10 +459,46 @@ mod tests {
             assert_eq!(look(&short), [], "it has just come");
             let old = [(at("127.0.0.1"), 2222)];
             wait("it is old enough", || look(&short) == old);
-            assert_eq!(look(&sshd(Some(Duration::from_secs(120)))), []);
-            assert_eq!(look(&sshd(None)), [], "nobody is hung up on");
             drop(listener);
             wait("nobody serves it", || look(&short).is_empty());
+        });
+    }
+
+    #[test]
+    fn a_shorter_time_to_log_in_is_heeded_when_sshd_has_begun_anew() {
+        in_a_network(|| {
+            let sshd = |grace| Sshd {
+                ports: [22].into(),
+                grace,
+            };
+            let now = Instant::now();
+            let minutes = |count: u64| Duration::from_secs(60 * count);
+            for before in [Some(minutes(10)), None] {
+                let (before, after) = (sshd(before), sshd(Some(minutes(1))));
+                let mut sessions = Sessions::new();
+                let mut look =
+                    |sshd: &Sshd, later| sessions.connections(sshd, now + minutes(later)).unwrap();
+                let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+                assert_eq!(look(&before, 0), []);
+                let early = TcpStream::connect("127.0.0.1:22").unwrap();
+                let early = (early, listener.accept().unwrap());
+                // Edited, and sshd does not know.
+                assert_eq!(look(&after, 1), []);
+                let late = TcpStream::connect("127.0.0.1:22").unwrap();
+                let late = (late, listener.accept().unwrap());
+                assert_eq!(look(&after, 2), []);
+                assert_eq!(look(&after, 9), [], "sshd goes by what it has read");
+                // Restarted: it is bound anew, and whoever was there is left as long as before.
+                drop(listener);
+                let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+                assert_eq!(look(&after, 10), []);
+                let new = TcpStream::connect("127.0.0.1:22").unwrap();
+                let new = (new, listener.accept().unwrap());
+                drop((early, late));
+                assert_eq!(look(&after, 10), []);
+                assert_eq!(look(&after, 12), [(at("127.0.0.1"), 22)]);
+                drop((new, listener));
+            }
         });
     }
 
