@@ -38,7 +38,7 @@ const WEB: u16 = 80;
 const DATAGRAMS: u16 = 5000;
 
 /// What the rule of anybody who bans by nftables costs, however few there are: one look into a set.
-const RULE: &str = "table inet rule {
+const RULE: &str = "table inet one {
     set banned { type ipv4_addr; flags timeout; }
     chain prerouting { type filter hook prerouting priority -310; ip saddr @banned drop; }
 }";
