@@ -329,6 +329,31 @@ fn what_is_forwarded_or_handed_on_is_led_to_no_trap() {
 }
 
 #[test]
+fn a_published_port_that_has_never_been_answered_is_no_trap() {
+    let Bridge {
+        host,
+        container: _container,
+        neighbour: _,
+        stranger,
+    } = &Bridge::new();
+    host.nft(
+        "add table ip published { chain pre { type nat hook prerouting priority dstnat; \
+         tcp dport 80-82 dnat to 10.88.0.2; }; }",
+    );
+    let daemon = Daemon::start(host, &format!("{HANDSHAKE}detect.trigger = 1\n"));
+    for port in 80..=82 {
+        assert!(!stranger.reaches(at(Pair::HOST), port), "{port} is refused");
+    }
+    // Whatever was to come of those has come before this.
+    daemon.ok(&["ban", "192.0.2.1"]);
+    daemon.element("banned4", "192.0.2.1");
+    let told = daemon.ok(&["explain", Pair::STRANGER]);
+    assert!(told.contains("is not banned"), "{told}");
+    stranger.knock(at(Pair::HOST), [25]);
+    daemon.element("banned4", Pair::STRANGER);
+}
+
+#[test]
 fn traps_are_on_the_named_interfaces_alone() {
     let Routed {
         host,
