@@ -234,7 +234,7 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, Claim)>,
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(PATIENCE)?;
-        connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
+        connection.pragma_update(None, "cache_size", READERS_CACHE)?;
         Ok(connection)
     };
     let claim = Claim::new(&path)?;
@@ -248,8 +248,11 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<(Connection, Claim)>,
     }
 }
 
-/// Negative: in KiB. It is filled as pages are touched: a flood's bans, whose sources lie all over the index, take it all.
-const CACHE_SIZE: i32 = -4096;
+/// Negative: in KiB. Who reads does so once, from the beginning to the end.
+const READERS_CACHE: i32 = -512;
+
+/// It is filled as pages are touched: a flood's bans, whose sources lie all over the index, take it all.
+const WRITERS_CACHE: i32 = -4096;
 
 const WRITABLE: &str =
     "it must be writable for the user portsentry runs as; [history] file says where it is";
@@ -462,7 +465,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(SITES)?;
     connection.execute_batch(ROLLUPS)?;
     connection.execute_batch(names::TABLE)?;
-    connection.pragma_update(None, "cache_size", CACHE_SIZE)
+    connection.pragma_update(None, "cache_size", WRITERS_CACHE)
 }
 
 fn unreadable(path: &Path, cause: io::Error) -> Error {
