@@ -28,6 +28,7 @@ mod facts;
 mod flows;
 mod gateways;
 mod inet_diag;
+mod login_files;
 mod names;
 mod netlink;
 pub mod resolvers;

@@ -6,10 +6,7 @@
 //! than so much; and sshd's ports are in its configuration. Where that leaves doubts, a connection is taken for a young one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,6 +17,7 @@ use super::inet_diag::{
     AF_INET, AF_INET6, Answer, INET_DIAG_INFO, IPPROTO_TCP, Question, SocketId, TCP_ESTABLISHED,
     TCP_LISTEN, TIMER_KEEPALIVE,
 };
+use super::login_files::LoginFiles;
 use super::netlink::{Answered, Conversation};
 use super::sshd::{self, Sshd};
 use super::{Error, NetlinkError};
@@ -27,6 +25,7 @@ use super::{Error, NetlinkError};
 /// Who is logged in, found out when asked for. Sees the network namespace of the thread that first asks.
 pub struct Sessions {
     kernel: Conversation,
+    files: LoginFiles,
     logins: Vec<Login>,
     /// Until when looking is paid for, by time that went by without it.
     paid_until: Option<Instant>,
@@ -83,9 +82,7 @@ pub const DIR: &str = "/run/systemd/sessions";
 
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
 
-/// Sessions that are read, bytes of each, and connections to sshd that are heeded at most.
-const MAX_SESSIONS: usize = 4096;
-const MAX_BYTES: u64 = 16 * 1024;
+/// Connections to sshd that are heeded at most.
 const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// Looking may take one part in so many of our time, or a flood has us do little else.
@@ -99,6 +96,7 @@ impl Sessions {
     pub fn new() -> Self {
         Self {
             kernel: Conversation::new(NETLINK_SOCK_DIAG),
+            files: LoginFiles::new(Path::new(DIR), Path::new(SSHD_CONFIG)),
             logins: Vec::new(),
             paid_until: None,
             seen: HashMap::new(),
@@ -117,8 +115,9 @@ impl Sessions {
         if !anew && paid_until > begin + CREDIT {
             return Ok(None);
         }
-        let mut logins = sessions(Path::new(DIR))?;
-        let sshd = Sshd::read(Path::new(SSHD_CONFIG));
+        self.files.look()?;
+        let mut logins = self.files.sessions.clone();
+        let sshd = self.files.sshd.clone();
         let tells_all = |listed: &Listed| listed.tells_all(&sshd, &logins, begin);
         if anew || !self.listed.as_ref().is_some_and(tells_all) {
             let mut found = self.connections(&sshd, begin)?;
@@ -294,138 +293,15 @@ fn keepalive_time() -> Duration {
         .unwrap_or_default()
 }
 
-/// What logind knows. No directory: there is no logind.
-fn sessions(dir: &Path) -> Result<BTreeMap<IpAddr, LoginBy>, Error> {
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |cause| Error::Sessions { path, cause }
-    };
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries.map_err(failed(dir))?,
-    };
-    let mut found = BTreeMap::new();
-    for entry in entries.flatten().take(MAX_SESSIONS) {
-        let name = entry.file_name();
-        // Beside `3` may stand `3.ref`, a pipe, and what logind is about to put in its place, under a hidden name.
-        let Some(id) = name.to_str().filter(|id| !id.contains('.')) else {
-            continue;
-        };
-        match text(&entry.path()) {
-            Ok(text) => {
-                if let Some((from, user)) = remote(&text) {
-                    let id = id.to_owned();
-                    found.entry(from).or_insert(LoginBy::Session { id, user });
-                }
-            }
-            // It has just ended.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(&entry.path())(error)),
-        }
-    }
-    Ok(found)
-}
-
-fn text(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(path)?
-        .take(MAX_BYTES)
-        .read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// From where, and who, if the session is one of a person elsewhere that has not ended. Where sshd looks names up (`UseDNS`), the
-/// host has a name here, which leads to nobody: then the connection counts.
-fn remote(text: &str) -> Option<(IpAddr, String)> {
-    let value = |key: &str| {
-        text.lines()
-            .filter_map(|line| line.split_once('='))
-            .find(|(it, _)| *it == key)
-            .map(|(_, value)| value)
-    };
-    // A display manager's login screen is no login.
-    let is_users = value("CLASS").is_none_or(|class| class.starts_with("user"));
-    if !is_users || value("STATE") == Some("closing") {
-        return None;
-    }
-    let host = value("REMOTE_HOST")?;
-    let from: IpAddr = host.split('%').next()?.parse().ok()?;
-    let plain = |c: char| if c.is_control() { '?' } else { c };
-    let user = value("USER").unwrap_or("somebody");
-    Some((
-        from.to_canonical(),
-        user.chars().take(64).map(plain).collect(),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
-    use nix::sys::stat::Mode;
-
     use super::super::tests::{in_a_network, wait};
     use super::*;
 
-    /// As systemd 252 writes it for a login over SSH.
-    const SESSION: &str = "# This is private data. Do not parse.\nUID=0\nUSER=root\nACTIVE=1\nIS_DISPLAY=0\nSTATE=active\n\
-        REMOTE=1\nTYPE=tty\nORIGINAL_TYPE=tty\nCLASS=user\nSCOPE=session-3.scope\nFIFO=/run/systemd/sessions/3.ref\nTTY=pts/0\n\
-        REMOTE_HOST=203.0.113.7\nSERVICE=sshd\nLEADER=812\nAUDIT=3\nREALTIME=1700000000000000\nMONOTONIC=42\n";
-
     fn at(text: &str) -> IpAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_session_of_logind_s_from_elsewhere_is_a_login() {
-        let with = |from: &str, to: &str| remote(&SESSION.replace(from, to));
-        let root = |from: &str| Some((at(from), "root".to_owned()));
-        assert_eq!(remote(SESSION), root("203.0.113.7"));
-        for (from, to, found) in [
-            ("=203.0.113.7", "=2001:db8::7", root("2001:db8::7")),
-            ("=203.0.113.7", "=::ffff:192.0.2.7", root("192.0.2.7")),
-            ("=203.0.113.7", "=fe80::7%eth0", root("fe80::7")),
-            ("CLASS=user", "CLASS=user-early", root("203.0.113.7")),
-            ("STATE=active", "STATE=online", root("203.0.113.7")),
-            ("STATE=active", "STATE=closing", None),
-            ("CLASS=user", "CLASS=greeter", None),
-            ("=203.0.113.7", "=admin.example.net", None),
-            ("=203.0.113.7", "=", None),
-            ("REMOTE_HOST=", "REMOTE_USER=", None),
-        ] {
-            assert_eq!(with(from, to), found, "{from} -> {to}");
-        }
-        let odd = with("USER=root", "USER=\u{1b}[31m").unwrap().1;
-        assert_eq!(odd, "?[31m");
-    }
-
-    #[test]
-    fn of_logind_s_directory_the_sessions_are_read_and_nothing_is_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(sessions(&dir.path().join("none")).unwrap().len(), 0);
-        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        put("3", SESSION);
-        put("c1", &SESSION.replace(".7", ".8").replace("=root", "=eve"));
-        put("4", &SESSION.replace("REMOTE_HOST", "X"));
-        put(".#3aBcDeF", &SESSION.replace(".7", ".9"));
-        // Nobody writes to it: who opens it plainly waits for ever.
-        nix::unistd::mkfifo(&dir.path().join("3.ref"), Mode::S_IRWXU).unwrap();
-        nix::unistd::mkfifo(&dir.path().join("5"), Mode::S_IRWXU).unwrap();
-        let found: Vec<_> = sessions(dir.path()).unwrap().into_iter().collect();
-        let session = |id: &str, user: &str| LoginBy::Session {
-            id: id.to_owned(),
-            user: user.to_owned(),
-        };
-        assert_eq!(
-            found,
-            [
-                (at("203.0.113.7"), session("3", "root")),
-                (at("203.0.113.8"), session("c1", "eve")),
-            ]
-        );
     }
 
     #[test]

@@ -14,6 +14,14 @@ pub(super) struct Sshd {
     pub(super) grace: Option<Duration>,
 }
 
+/// Which files and directories a [`Sshd`] was read from, there or not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sources {
+    pub(super) files: Vec<PathBuf>,
+    /// Those of which every file counts.
+    pub(super) dirs: Vec<PathBuf>,
+}
+
 /// sshd's own defaults.
 const PORT: u16 = 22;
 const GRACE: Duration = Duration::from_secs(120);
@@ -31,11 +39,15 @@ const NAMES: [&str; 3] = ["sshd", "sshd-session", "sshd-auth"];
 
 impl Sshd {
     /// Reads the configuration, as far as there is one that may be read; for the rest, the defaults.
-    pub(super) fn read(path: &Path) -> Self {
+    pub(super) fn read(path: &Path) -> (Self, Sources) {
         let mut reading = Reading::default();
         reading.file(path);
-        let Reading { ports, grace, .. } = reading;
-        Self {
+        let Reading {
+            ports,
+            grace,
+            sources,
+        } = reading;
+        let sshd = Self {
             ports: if ports.is_empty() {
                 BTreeSet::from([PORT])
             } else {
@@ -44,7 +56,8 @@ impl Sshd {
             grace: grace
                 .unwrap_or(Some(GRACE))
                 .map(|grace| grace.saturating_add(LATE)),
-        }
+        };
+        (sshd, sources)
     }
 }
 
@@ -74,14 +87,17 @@ struct Reading {
     ports: BTreeSet<u16>,
     /// Of lines that say the same thing, the first counts.
     grace: Option<Option<Duration>>,
-    files: usize,
+    sources: Sources,
 }
 
 impl Reading {
     fn file(&mut self, path: &Path) {
-        self.files += 1;
+        if self.sources.files.len() == MAX_FILES {
+            return;
+        }
+        self.sources.files.push(path.to_owned());
         let is_short = fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() <= MAX_BYTES);
-        if self.files > MAX_FILES || !is_short {
+        if !is_short {
             return;
         }
         let text = fs::read(path).unwrap_or_default();
@@ -112,7 +128,7 @@ impl Reading {
                     for pattern in words {
                         // Relative to where sshd's files are.
                         let base = path.parent().unwrap_or(Path::new("/"));
-                        matching(&base.join(pattern))
+                        self.matching(&base.join(pattern))
                             .iter()
                             .for_each(|path| self.file(path));
                     }
@@ -122,38 +138,41 @@ impl Reading {
         }
     }
 
+    /// The files that a pattern names, in the order of their names; it may have one star, in its last part.
+    fn matching(&mut self, pattern: &Path) -> Vec<PathBuf> {
+        let name = pattern.file_name().and_then(|name| name.to_str());
+        let Some((dir, (before, behind))) = pattern
+            .parent()
+            .zip(name.and_then(|name| name.split_once('*')))
+        else {
+            return vec![pattern.to_owned()];
+        };
+        if self.sources.dirs.len() < MAX_FILES {
+            self.sources.dirs.push(dir.to_owned());
+        }
+        let Ok(entries) = fs::read_dir(dir) else {
+            return Vec::new();
+        };
+        let matches = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let rest = name.and_then(|name| name.strip_prefix(before));
+            rest.is_some_and(|rest| rest.ends_with(behind))
+        };
+        let mut found: Vec<PathBuf> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(matches)
+            .take(MAX_FILES)
+            .collect();
+        found.sort();
+        found
+    }
+
     fn port(&mut self, port: Option<u16>) {
         if self.ports.len() < MAX_PORTS {
             self.ports.extend(port.filter(|port| *port > 0));
         }
     }
-}
-
-/// The files that a pattern names, in the order of their names; it may have one star, in its last part.
-fn matching(pattern: &Path) -> Vec<PathBuf> {
-    let name = pattern.file_name().and_then(|name| name.to_str());
-    let Some((dir, (before, behind))) = pattern
-        .parent()
-        .zip(name.and_then(|name| name.split_once('*')))
-    else {
-        return vec![pattern.to_owned()];
-    };
-    let Ok(entries) = fs::read_dir(dir) else {
-        return Vec::new();
-    };
-    let matches = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let rest = name.and_then(|name| name.strip_prefix(before));
-        rest.is_some_and(|rest| rest.ends_with(behind))
-    };
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(matches)
-        .take(MAX_FILES)
-        .collect();
-    found.sort();
-    found
 }
 
 /// A time as sshd has them: `120`, `2m`, `1h30m`.
@@ -197,7 +216,7 @@ mod tests {
         }
         let path = dir.path().join("sshd_config");
         fs::write(&path, text).unwrap();
-        let Sshd { ports, grace } = Sshd::read(&path);
+        let (Sshd { ports, grace }, _) = Sshd::read(&path);
         (
             ports.into_iter().collect(),
             grace.map(|grace| (grace - LATE).as_secs()),
@@ -234,7 +253,7 @@ mod tests {
         ] {
             assert_eq!(read(text), (ports.to_vec(), grace), "{text}");
         }
-        let missing = Sshd::read(Path::new("/nowhere/sshd_config"));
+        let (missing, _) = Sshd::read(Path::new("/nowhere/sshd_config"));
         assert_eq!(missing.ports, BTreeSet::from([22]));
         assert_eq!(missing.grace, Some(GRACE + LATE));
     }
