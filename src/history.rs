@@ -70,7 +70,8 @@ pub enum Record {
         /// Its addresses.
         addresses: Vec<IpAddr>,
     },
-    /// The wall clock has moved, by so many milliseconds, while time went on as ever: bans that ran keep what they have left.
+    /// The wall clock has moved, by so many milliseconds, while time went on as ever: bans that ran keep what they have left, and
+    /// nothing has happened in a time to come.
     ClockMoved {
         /// What it showed before.
         before: Wall,
@@ -389,6 +390,17 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
             )
         }
         Record::Line { .. } => return Ok(()),
+        // Back: all that is later than the new time moves too. What had run out would run again, and the last row, were it
+        // of a time to come, would have the next start take the clock for one that is behind.
+        Record::ClockMoved { before, by } if *by < 0 => {
+            transaction
+                .prepare_cached(
+                    "UPDATE ban SET started = started + ?2, ends = ends + ?2, ended = ended + ?2
+                     WHERE max(started, coalesce(ended, ends, started)) > ?1 + ?2",
+                )?
+                .execute(params![before.0, by])?;
+            return Ok(());
+        }
         Record::ClockMoved { before, by } => {
             transaction
                 .prepare_cached(

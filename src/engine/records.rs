@@ -73,6 +73,9 @@ impl Engine {
     /// The wall clock has moved by so many milliseconds while time went on as ever: it would show `before` without that. Who is
     /// banned keeps the time that is left, over a restart too.
     pub fn clock_moved(&mut self, before: Wall, by: i64, now: Now) {
+        if by < 0 || !self.bans.is_empty() {
+            self.record(Record::ClockMoved { before, by }, now.mono);
+        }
         if self.bans.is_empty() {
             return;
         }
@@ -84,6 +87,5 @@ impl Engine {
             "the clock has gone {way} by {length} at once: bans keep the time that they have left"
         );
         self.bans.clock_moved(by);
-        self.record(Record::ClockMoved { before, by }, now.mono);
     }
 }

@@ -54,6 +54,28 @@ fn a_ban_lasts_as_long_as_it_was_to_last_however_the_clock_leaps() {
 }
 
 #[test]
+fn when_the_clock_goes_back_what_is_over_stays_over_and_the_new_time_is_believed() {
+    let host = &Host::new("host");
+    let clock = Clock::new();
+    clock.set_off(365 * DAY);
+    let mut daemon = Daemon::start_by(&clock, host, "");
+    daemon.ok(&["ban", SOURCE, "--for", "1s"]);
+    eventually("its time is over", || {
+        daemon.banned().is_empty().then_some(())
+    });
+    daemon.ok(&["ban", "203.0.113.8", "--for", "1h"]);
+    daemon.ok(&["unban", "203.0.113.8"]);
+    clock.set_off(0);
+    daemon.ok(&["status"]);
+    daemon.stop();
+    host.nft("flush ruleset");
+    daemon.restart();
+    daemon.assert_nobody_is_banned();
+    let log = daemon.log();
+    assert!(!log.contains("behind history's last entry"), "{log}");
+}
+
+#[test]
 fn a_boot_in_1970_goes_by_history_until_the_clock_is_right() {
     let host = &Host::new("host");
     let clock = Clock::new();

@@ -222,6 +222,43 @@ fn after_a_leap_of_the_clock_history_has_what_the_running_bans_have_left() {
 }
 
 #[test]
+fn what_was_over_when_the_clock_went_back_is_over_by_the_new_time() {
+    let (_dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let ahead = noon().wall.later(year);
+    let wrong = Now {
+        wall: ahead,
+        ..noon()
+    };
+    recorder.push(record(nth(1), wrong, Some(HOUR))).unwrap();
+    recorder
+        .push(record(nth(2), wrong, Some(HOUR / 60)))
+        .unwrap();
+    recorder.push(record(nth(3), wrong, None)).unwrap();
+    let end = |at| Record::End {
+        source: nth(3),
+        at,
+        how: Ending::Unban,
+        by: "uid 0".into(),
+    };
+    recorder.push(end(ahead.later(HOUR / 4))).unwrap();
+    let back = Record::ClockMoved {
+        before: ahead.later(HOUR / 2),
+        by: -i64::try_from(year.as_millis()).unwrap(),
+    };
+    let seq = recorder.push(back).unwrap();
+    wait_written(&recorder, seq);
+    let history = History::open_read_only(&path).unwrap().unwrap();
+    let now = noon().later(HOUR / 2);
+    let bans = all_active(&history, now, 10);
+    let left: Vec<_> = bans.iter().map(|ban| (ban.source, ban.left(now))).collect();
+    assert_eq!(left, [(nth(1), Some(HOUR / 2))]);
+    let last = history.last_moment().unwrap();
+    assert_eq!(last, Some(noon().wall.later(HOUR / 4)));
+}
+
+#[test]
 fn a_stop_on_a_full_disk_keeps_to_its_deadline_and_says_what_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let _ = small_disk(dir.path(), "1m");
