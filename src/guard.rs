@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::config::ignore::IgnoreList;
 use crate::config::{Config, HostFact, Mode, Watch, WatchMode};
@@ -166,7 +166,8 @@ impl Guard {
     }
 
     /// What a ban of `address` would name: its prefix of the configured length, or the address alone where that
-    /// prefix holds somebody who must not be banned, or neighbours on a link of ours. A link-local address is never widened.
+    /// prefix holds somebody who must not be banned, or neighbours on a link of ours. An address that is link-local, or stands for
+    /// an IPv4 one, is never widened.
     #[must_use]
     pub fn source_of(&self, address: IpAddr) -> Source {
         let alone = Source::from(address);
@@ -182,14 +183,18 @@ impl Guard {
         }
     }
 
-    /// Whether a scan may have all of this prefix banned: it holds nobody who must not be, nor neighbours on a link of ours.
+    /// Whether a scan may have all of this prefix banned: it holds nobody who must not be, nor neighbours on a link of ours, nor
+    /// everybody.
     #[must_use]
     pub fn may_be_wide(&self, prefix: Source) -> bool {
         let is_link_local = match prefix.address() {
             IpAddr::V4(v4) => v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        !is_link_local && !self.facts.meets_link(&prefix.net()) && self.friend(prefix).is_none()
+        !is_link_local
+            && !is_translated(prefix)
+            && !self.facts.meets_link(&prefix.net())
+            && self.friend(prefix).is_none()
     }
 
     /// Why `source` is not banned now, if so: it is a friend, or a prefix that holds one.
@@ -265,6 +270,22 @@ fn is_special(source: Source) -> bool {
     };
     let holds_special = || SPECIAL.iter().any(|special| source.covers(*special));
     is_special_address || !source.is_address() && holds_special()
+}
+
+/// Whether addresses in `prefix` stand for IPv4 ones, whose owners have nothing in common: all of IPv4 by 64:ff9b::/96 and what a
+/// site takes from 64:ff9b:1::/48 (RFC 6052, RFC 8215), all clients of a server by a Teredo /64 (RFC 4380).
+fn is_translated(prefix: Source) -> bool {
+    const WELL_KNOWN: Ipv6Net =
+        Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+    const LOCAL_USE: Ipv6Net =
+        Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
+    const TEREDO: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32);
+    let IpNet::V6(prefix) = prefix.net() else {
+        return false;
+    };
+    [WELL_KNOWN, LOCAL_USE, TEREDO]
+        .iter()
+        .any(|net| net.contains(&prefix) || prefix.contains(net))
 }
 
 /// An address of each special kind that a prefix may hold without beginning with one.

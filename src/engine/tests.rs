@@ -522,6 +522,28 @@ fn an_ipv6_ban_is_a_prefix_unless_that_holds_a_friend_or_a_neighbour() {
 }
 
 #[test]
+fn addresses_that_stand_for_ipv4_ones_are_banned_alone_for_a_prefix_of_them_is_everybody() {
+    let mut bench = Bench::new("ban.ipv6_rollup = [\"2 in /56\"]\nban.rollup_confirm = \"none\"");
+    let mut all = [
+        "64:ff9b::cb00:7107",
+        "64:ff9b::cb00:7108",
+        "64:ff9b:1:fffe::cb00:7107",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd3",
+    ];
+    for source in all {
+        bench.see(
+            &[1, 2, 3].map(|port| syn(source, "2001:db8:1::1", port)),
+            NOW,
+        );
+    }
+    let mut held = bench.held();
+    held.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(held, all);
+}
+
+#[test]
 fn probes_of_one_prefix_add_up() {
     let mut bench = Bench::new("");
     let probes = [1, 2, 3].map(|n| syn(&format!("2001:db8:3::{n}"), "2001:db8:1::1", n));
