@@ -248,15 +248,7 @@ impl Guard {
         if !self.spared.contains(&HostFact::Addresses) {
             return None;
         }
-        let address = source.address();
-        if source.is_address() {
-            return self.facts.is_own(address).then_some(address);
-        }
-        self.facts
-            .addresses()
-            .iter()
-            .map(|own| own.ip)
-            .find(|own| source.covers(*own))
+        self.facts.own_within(&source.net())
     }
 }
 

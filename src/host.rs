@@ -28,6 +28,7 @@ mod facts;
 mod flows;
 mod gateways;
 mod inet_diag;
+mod local;
 mod login_files;
 mod names;
 mod netlink;
@@ -195,6 +196,7 @@ impl Host {
     /// Addresses and links must be known. A router with all routes of the Internet may take longer to list them than we wait.
     fn list(&mut self) -> Result<Facts, Error> {
         let facts = facts::list(&mut self.kernel)?;
+        let facts = facts.with_local(local::list(&mut self.strict)?);
         let (gateways, trouble) = match gateways::list(&mut self.strict) {
             Ok(gateways) => (gateways, None),
             Err(trouble) => (self.facts.gateways().to_vec(), Some(trouble)),
@@ -261,7 +263,7 @@ mod tests {
 
     /// Waits until the facts are as wanted, going by events alone.
     #[track_caller]
-    fn follow(host: &mut Host, wanted: impl Fn(&Facts) -> bool) {
+    pub(super) fn follow(host: &mut Host, wanted: impl Fn(&Facts) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !wanted(host.facts()) {
             assert!(Instant::now() < deadline, "{:#?}", host.facts());

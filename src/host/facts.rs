@@ -23,6 +23,7 @@ pub struct Facts {
     links: Vec<Link>,
     /// Sorted.
     own: Vec<IpAddr>,
+    /// Of these every address is the host's own.
     local: Vec<IpNet>,
     on_link: Vec<IpNet>,
     gateways: Vec<Gateway>,
@@ -108,6 +109,19 @@ impl Facts {
         }
     }
 
+    /// The same where the kernel takes these prefixes for this host's own too.
+    #[must_use]
+    pub fn with_local(mut self, prefixes: Vec<IpNet>) -> Self {
+        let (addresses, prefixes): (Vec<IpNet>, Vec<IpNet>) = prefixes
+            .into_iter()
+            .partition(|net| net.prefix_len() == net.max_prefix_len());
+        self.own.extend(addresses.iter().map(IpNet::addr));
+        self.own.sort_unstable();
+        self.own.dedup();
+        self.local = sorted(self.local.into_iter().chain(prefixes));
+        self
+    }
+
     /// The same with these gateways.
     #[must_use]
     pub fn with_gateways(self, gateways: Vec<Gateway>) -> Self {
@@ -126,6 +140,19 @@ impl Facts {
         let address = address.to_canonical();
         self.own.binary_search(&address).is_ok()
             || self.local.iter().any(|net| net.contains(&address))
+    }
+
+    /// One of this host's own addresses that lies in `net`, if any does.
+    #[must_use]
+    pub fn own_within(&self, net: &IpNet) -> Option<IpAddr> {
+        let first = self.own.partition_point(|own| *own < net.network());
+        let own = self.own.get(first).copied();
+        let local = || {
+            let meets = |local: &&IpNet| local.contains(net) || net.contains(*local);
+            let local = self.local.iter().find(meets)?;
+            Some(local.network().max(net.network()))
+        };
+        own.filter(|own| net.contains(own)).or_else(local)
     }
 
     /// Every unicast address, sorted.
@@ -332,6 +359,34 @@ mod tests {
             ("0.0.0.0", false),
         ] {
             assert_eq!(facts.is_own(ip.parse().unwrap()), own, "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_is_local_by_a_route_is_own_and_so_is_what_meets_it() {
+        let local = ["198.51.100.0/25", "2001:db8:5::/64", "203.0.113.99/32"];
+        let facts = facts().with_local(local.map(|net| net.parse().unwrap()).to_vec());
+        for (ip, own) in [
+            ("198.51.100.7", true),
+            ("198.51.100.200", false),
+            ("2001:db8:5::99", true),
+            ("203.0.113.99", true),
+            ("203.0.113.98", false),
+        ] {
+            assert_eq!(facts.is_own(ip.parse().unwrap()), own, "{ip}");
+        }
+        for (net, own) in [
+            ("198.51.100.64/26", Some("198.51.100.64")),
+            ("198.51.0.0/16", Some("198.51.100.0")),
+            ("198.51.100.128/25", None),
+            ("203.0.113.96/30", Some("203.0.113.99")),
+            ("2001:db8:5::/48", Some("2001:db8:5::")),
+            ("2001:db8:6::/64", None),
+            ("192.0.2.0/24", Some("192.0.2.7")),
+            ("192.0.2.8/29", None),
+        ] {
+            let found = facts.own_within(&net.parse().unwrap());
+            assert_eq!(found, own.map(|own| own.parse().unwrap()), "{net}");
         }
     }
 

@@ -30,10 +30,14 @@ const RTA_OIF: u16 = 4;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 
-/// Bytes of `struct nlmsghdr`, and where the type and the length of the destination's prefix stand in a message about a route.
+const RTN_LOCAL: u8 = 2;
+
+/// Bytes of `struct nlmsghdr`, and where its type, the length of the destination's prefix and the route's own type stand in a
+/// message about a route.
 const MESSAGE: usize = 16;
 const MESSAGE_TYPE: usize = 4;
 const DST_LEN: usize = MESSAGE + 1;
+const TYPE: usize = MESSAGE + 7;
 
 /// All of them, each once for each of its links.
 ///
@@ -55,14 +59,17 @@ pub(super) fn list(kernel: &mut Conversation) -> Result<Vec<Gateway>, Error> {
     Ok(all)
 }
 
-/// Whether what the kernel tells of a change may be about a default route, or about something else than routes.
+/// Whether what the kernel tells of a change may be about a default route, about one that makes addresses our own, or about
+/// something else than routes.
 pub(super) fn may_concern(event: &[u8]) -> bool {
     let length = event.first_chunk().map(|it| u32::from_ne_bytes(*it));
     let kind = event.get(MESSAGE_TYPE..).and_then(<[u8]>::first_chunk);
     let kind = kind.map(|it| u16::from_ne_bytes(*it));
     let is_alone = length.and_then(|it| usize::try_from(it).ok()) == Some(event.len());
     let is_route = matches!(kind, Some(RTM_NEWROUTE | RTM_DELROUTE));
-    !(is_alone && is_route && event.get(DST_LEN).is_some_and(|length| *length > 0))
+    let is_local = event.get(TYPE) == Some(&RTN_LOCAL);
+    let is_default = event.get(DST_LEN).is_none_or(|length| *length == 0);
+    !(is_alone && is_route) || is_default || is_local
 }
 
 /// The routers of a route, if it is a default one that leads somewhere.
@@ -169,6 +176,9 @@ mod tests {
         ] {
             assert_eq!(may_concern(&event(kind, dst_len)), concerns, "{kind}");
         }
+        let mut local = event(RTM_NEWROUTE, 24);
+        local[TYPE] = RTN_LOCAL;
+        assert!(may_concern(&local));
         let mut two = event(RTM_NEWROUTE, 32);
         two.extend(event(RTM_NEWROUTE, 0));
         assert!(may_concern(&two));

@@ -112,6 +112,25 @@ fn an_address_that_the_host_gets_later_is_its_own_at_once() {
 }
 
 #[test]
+fn what_is_the_hosts_own_by_a_route_alone_is_watched_and_never_banned() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "198.51.100.8"]);
+    host.ip("route add local 198.51.100.0/24 dev lo");
+    eventually("what is own now is unbanned", || {
+        daemon.banned().is_empty().then_some(())
+    });
+    for own in ["198.51.100.8", "198.51.100.64/26"] {
+        let said = daemon.command(&["ban", own]);
+        assert_eq!(said.status, 1, "{said:?}");
+        assert!(said.err.contains("is this host's own address"), "{said:?}");
+    }
+    stranger.ip(&format!("route add 198.51.100.0/24 via {}", Pair::HOST));
+    stranger.nmap("-sS", "21-23", "198.51.100.7");
+    daemon.element("banned4", Pair::STRANGER);
+}
+
+#[test]
 fn answers_to_clients_behind_our_address_ban_nobody() {
     let world = Bridge::new();
     world.host.nft(
