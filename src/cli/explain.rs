@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::history::write_row;
-use super::{Asked, Client, Failure, ago, print};
+use super::{Asked, Client, Failure, ago, offline, print};
 use crate::clock::Now;
 use crate::control::{Explained, Line, Neighbours, Request, Seen};
 use crate::history::{History as Store, Row};
@@ -55,7 +55,10 @@ impl Explain {
             });
         }
         let rows = match Store::open_read_only(&client.config.history.file)? {
-            Some(history) => history.of(Some(address), ROWS)?,
+            Some(history) => {
+                offline::go_by(&history)?;
+                history.of(Some(address), ROWS)?
+            }
             None => Vec::new(),
         };
         print(|out| write(out, &known, &rows))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Failure, print};
+use super::{Failure, offline, print};
 use crate::clock::{Now, Wall};
 use crate::config::Config;
 use crate::history::{History as Store, Response, Row};
@@ -46,7 +46,10 @@ struct Told {
 impl History {
     pub(super) fn print(&self, config: &Config) -> Result<(), Failure> {
         let rows = match Store::open_read_only(&config.history.file)? {
-            Some(history) => history.of(self.address.map(Source::address), self.limit)?,
+            Some(history) => {
+                offline::go_by(&history)?;
+                history.of(self.address.map(Source::address), self.limit)?
+            }
             None => Vec::new(),
         };
         let now = Now::read().wall;

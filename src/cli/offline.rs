@@ -15,6 +15,7 @@ use crate::guard::Guard;
 use crate::history::lock::{self, LockError};
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{Host, Names, Sessions, resolvers};
+use crate::log::span;
 use crate::policy::{Ban, Origin};
 use crate::privilege;
 use crate::respond::command::{Job, Runner};
@@ -27,10 +28,11 @@ const LOOKING_UP: Duration = Duration::from_secs(5);
 
 /// The bans that still run by what history says.
 pub(super) fn running(config: &Config) -> Result<Vec<Listed>, Failure> {
-    let now = Now::read();
     let Some(history) = History::open_read_only(&config.history.file)? else {
         return Ok(Vec::new());
     };
+    go_by(&history)?;
+    let now = Now::read();
     Ok(all_active(&history, now)?
         .iter()
         .map(|ban| command::listed(ban, now))
@@ -91,6 +93,7 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
         Ok(history) => history,
         Err(cause) => return Err(without_history(config, requests, &cause)),
     };
+    go_by(&history)?;
     let now = Now::read();
     let bans = match requests {
         [Request::Unban { sources }] => {
@@ -134,6 +137,7 @@ impl Session {
         privilege::require(privilege::Needs::default())?;
         let lock = StateLock::acquire(&config.history.file)?;
         let history = History::open(&config.history.file)?;
+        go_by(&history)?;
         let bans = all_active(&history, Now::read())?;
         Self::begin(config, lock, history, bans, true)
     }
@@ -295,6 +299,18 @@ fn without_history(config: &Config, requests: &[Request], cause: &history::Error
         Some(failure) => failure.to_string(),
     };
     Failure::from(format!("{cause}\n{kernel}"))
+}
+
+/// Has time go on from history's last entry, where the clock is behind it, as the daemon does: what is over by that would run again
+/// otherwise, and what is recorded would have the next start believe the clock.
+pub(super) fn go_by(history: &History) -> Result<(), history::Error> {
+    if let Some(behind) = history.last_moment()?.and_then(Now::have_passed) {
+        say(&format!(
+            "the clock is {} behind history's last entry: going by that",
+            span(behind)
+        ));
+    }
+    Ok(())
 }
 
 /// How long history may take to be written.

@@ -5,10 +5,12 @@ use crate::lab::{Clock, Daemon, Host, eventually};
 const SOURCE: &str = "203.0.113.7";
 const DAY: i64 = 24 * 3600;
 
-/// Seconds that are left of the only ban: between these in the list, and in the kernel.
+/// Seconds that are left of the ban: between these in the list, and in the kernel.
 fn assert_left(daemon: &Daemon<'_>, host: &Host, from: u64, to: u64) {
     let list = daemon.json("list");
-    let ban = &list[0];
+    let mut bans = list.as_array().expect("the list is one").iter();
+    let ban = bans.find(|ban| ban["source"] == SOURCE);
+    let ban = ban.expect("it is banned");
     let left = ban["left"].as_u64().expect("it has an end");
     assert!((from..=to).contains(&left), "{list}");
     let length = ban["length"].as_u64().expect("it has an end");
@@ -73,6 +75,30 @@ fn when_the_clock_goes_back_what_is_over_stays_over_and_the_new_time_is_believed
     daemon.assert_nobody_is_banned();
     let log = daemon.log();
     assert!(!log.contains("behind history's last entry"), "{log}");
+}
+
+#[test]
+fn a_command_in_1970_goes_by_history_too_and_what_it_records_brings_nothing_back() {
+    let host = &Host::new("host");
+    let clock = Clock::new();
+    let mut daemon = Daemon::start_by(&clock, host, "");
+    daemon.ok(&["ban", "203.0.113.8", "--for", "1s"]);
+    eventually("its time is over", || {
+        daemon.banned().is_empty().then_some(())
+    });
+    daemon.ok(&["ban", SOURCE, "--for", "1h"]);
+    daemon.stop();
+    host.nft("flush ruleset");
+    clock.set_to_1970();
+    assert_eq!(daemon.banned(), [SOURCE]);
+    let rows = daemon.json("history");
+    for row in rows.as_array().expect("rows are a list") {
+        assert_eq!(row["running"], row["source"] == SOURCE, "{row}");
+    }
+    daemon.ok(&["ban", "203.0.113.9"]);
+    daemon.restart();
+    assert_eq!(daemon.banned(), [SOURCE, "203.0.113.9"]);
+    assert_left(&daemon, host, 3500, 3600);
 }
 
 #[test]
