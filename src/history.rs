@@ -1,8 +1,9 @@
 //! What outlives a restart: every ban and its end, and the scans that were only logged, in one SQLite file.
 //!
-//! This file appends and prunes, `file` judges and opens, [`query`] reads; [`recorder`] keeps the disk out of the event
-//! loop, [`text`] writes 1.2's line, [`lock`] sees to it that one process writes. Which bans there are is the engine's
-//! business: history believes what it is told. A ban that runs out writes nothing: its end was known from the start.
+//! This file appends and prunes, `judge` looks at a file before `file` opens it, `claim` knows which are open, [`query`] reads;
+//! [`recorder`] keeps the disk out of the event loop, [`text`] writes 1.2's line, [`lock`] sees to it that one process writes.
+//! Which bans there are is the engine's business: history believes what it is told. A ban that runs out writes nothing: its end
+//! was known from the start.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,12 +12,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
+use self::claim::Claim;
 use crate::clock::Wall;
 use crate::policy::{Ban, Origin, Reason};
 use crate::respond::Site;
 use crate::source::Source;
 
+mod claim;
 mod file;
+mod judge;
 pub mod lock;
 mod names;
 pub mod query;
@@ -35,7 +39,7 @@ pub use text::{TextFiles, TextLine};
 pub struct History {
     connection: Connection,
     /// After the connection, for it goes later.
-    claim: file::Claim,
+    claim: Claim,
     /// Whether a commit waits for the disk, as the connection stands now.
     waits: bool,
 }
@@ -255,7 +259,7 @@ impl History {
         let path = &self.claim.path;
         let failed = |cause: rusqlite::Error| match cause.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                file::damaged(path, &cause)
+                judge::damaged(path, &cause)
             }
             _ => Error::Sqlite {
                 step: "write to",

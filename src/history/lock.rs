@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Error, file};
+use super::{Error, file, judge};
 
 /// The lock, held until this is dropped or the process ends in any manner. The file `<history file>.lock` stays.
 ///
@@ -165,5 +165,5 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 }
 
 fn lock_path(history_path: &Path) -> PathBuf {
-    file::sibling(history_path, ".lock")
+    judge::sibling(history_path, ".lock")
 }

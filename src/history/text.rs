@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::file::{self, Identity};
+use super::claim::Identity;
+use super::file;
 use crate::clock::Wall;
 use crate::config::{self, WatchMode};
 use crate::log::alerts::{self, Host};
