@@ -4,7 +4,6 @@
 //! there is no periodic wake-up.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,12 +18,12 @@ use crate::capture::Capture;
 use crate::clock::{Leap, Mono, Now, WallClock};
 use crate::config::{OnStop, WatchMode};
 use crate::control::{Caller, Server};
-use crate::engine::{Ask, Engine, Question};
+use crate::engine::Engine;
 use crate::history::StateLock;
-use crate::host::{FileWatch, Flows, Host, Link, Resolver, Services};
+use crate::host::{FileWatch, Flows, Host, Resolver, Services};
 use crate::listen::Listeners;
 use crate::log;
-use crate::probe::{Probe, ScanType};
+use crate::probe::Probe;
 use crate::traps::Traps;
 
 mod background;
@@ -33,17 +32,23 @@ mod errands;
 mod follow;
 mod friends;
 mod holder;
+mod kernel;
 mod leases;
 mod notices;
 mod replay;
 mod start;
 mod status;
+mod token;
 mod traps;
+mod troubles;
 
 pub use background::{Failed, Half, Starter, split};
 use errands::Errands;
 pub use holder::run_in_background;
+use kernel::Kernel;
 pub use start::Error;
+use token::Token;
+use troubles::Troubles;
 
 /// Everything the loop waits for and works with.
 struct Daemon {
@@ -91,47 +96,6 @@ struct Daemon {
     _lock: StateLock,
 }
 
-/// Whom the engine asks about probes.
-struct Kernel<'a> {
-    services: &'a mut Services,
-    flows: &'a mut Flows,
-    links: &'a [Link],
-}
-
-impl Ask for Kernel<'_> {
-    fn ask(&mut self, question: Question, probe: &Probe) -> Result<bool, String> {
-        let (from, to) = ends(probe);
-        let (protocol, flows) = (probe.protocol, &mut *self.flows);
-        match question {
-            Question::IsService => self.services.bound(protocol, to, self.links),
-            Question::WasAnswered => {
-                let answered = self.were_answered(std::slice::from_ref(probe))?;
-                return Ok(answered == [true]);
-            }
-            Question::IsRedirected if probe.scan_type == ScanType::Connect => {
-                flows.was_redirected(protocol, from, to)
-            }
-            Question::IsRedirected => flows.is_redirected(protocol, from, to),
-            Question::IsAnswer => flows.is_answer(protocol, from, to),
-        }
-        .map_err(|error| error.to_string())
-    }
-
-    fn were_answered(&mut self, probes: &[Probe]) -> Result<Vec<bool>, String> {
-        let packets: Vec<_> = probes.iter().map(ends).collect();
-        let answered = self.services.connected(&packets);
-        answered.map_err(|error| error.to_string())
-    }
-}
-
-/// From where to where.
-fn ends(probe: &Probe) -> (SocketAddr, SocketAddr) {
-    (
-        SocketAddr::new(probe.source, probe.source_port),
-        SocketAddr::new(probe.dest, probe.port),
-    )
-}
-
 /// When to do what is put off; `None`: there is nothing of the kind.
 #[derive(Clone, Copy, Default)]
 struct Later {
@@ -155,27 +119,6 @@ const LISTING_AGAIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How often what is beyond `ban.memory` is dropped.
 const PRUNE_AGAIN: Duration = Duration::from_secs(24 * 3600);
-
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
-    Signal,
-    Host,
-    Ignore,
-    History,
-    Replay,
-    Adoption,
-    Control,
-    Program,
-    Name,
-    Listen,
-    Responder,
-    Meddling,
-    Surroundings,
-    Traps,
-    Capture(usize),
-    Client(u64),
-}
 
 /// Callers taken in at a time: far fewer than may talk to us at once, so that each is heard before it has to make room.
 const CALLERS: usize = 16;
@@ -512,40 +455,6 @@ impl Daemon {
     }
 }
 
-/// What history complains of, for the log: when it begins, changes and ends, and no more than a line a second.
-#[derive(Default)]
-struct Troubles {
-    told: Option<String>,
-    at: Option<Mono>,
-    /// Whether there is something else to be told by now.
-    is_behind: bool,
-}
-
-impl Troubles {
-    fn tell(&mut self, trouble: Option<String>, now: Mono) {
-        self.is_behind = trouble != self.told;
-        let is_early = self.at.is_some_and(|at| now < at.later(A_SECOND));
-        if !self.is_behind || is_early {
-            return;
-        }
-        match &trouble {
-            Some(words) => error!("history: {words}"),
-            None => info!("history: all is written again"),
-        }
-        self.told = trouble;
-        self.at = Some(now);
-        self.is_behind = false;
-    }
-
-    /// When there is something to be told; `None`: nothing is.
-    fn next_deadline(&self) -> Option<Mono> {
-        let at = self.at.filter(|_| self.is_behind)?;
-        Some(at.later(A_SECOND))
-    }
-}
-
-const A_SECOND: Duration = Duration::from_secs(1);
-
 /// How long a stop waits for history to be written.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -553,86 +462,3 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const CLIENT_FLAGS: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLOUT)
     .union(EpollFlags::EPOLLET);
-
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
-}
-
-impl Token {
-    /// What epoll keeps beside the descriptor: the kind in the low byte, its number above.
-    fn data(self) -> u64 {
-        match self {
-            Self::Signal => 0,
-            Self::Host => 1,
-            Self::Ignore => 2,
-            Self::History => 3,
-            Self::Adoption => 4,
-            Self::Control => 5,
-            Self::Program => 6,
-            Self::Name => 7,
-            Self::Listen => 8,
-            Self::Responder => 9,
-            Self::Meddling => 10,
-            Self::Surroundings => 11,
-            Self::Replay => 12,
-            Self::Traps => 13,
-            Self::Capture(which) => count(which) << 8 | 14,
-            Self::Client(id) => id << 8 | 15,
-        }
-    }
-
-    fn of(data: u64) -> Self {
-        match data & 0xff {
-            0 => Self::Signal,
-            1 => Self::Host,
-            2 => Self::Ignore,
-            3 => Self::History,
-            4 => Self::Adoption,
-            5 => Self::Control,
-            6 => Self::Program,
-            7 => Self::Name,
-            8 => Self::Listen,
-            9 => Self::Responder,
-            10 => Self::Meddling,
-            11 => Self::Surroundings,
-            12 => Self::Replay,
-            13 => Self::Traps,
-            14 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
-            _ => Self::Client(data >> 8),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_survives_the_kernel() {
-        use Token::{
-            Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Meddling, Name,
-            Program, Replay, Responder, Signal, Surroundings, Traps,
-        };
-        for token in [
-            Signal,
-            Host,
-            Ignore,
-            History,
-            Replay,
-            Adoption,
-            Control,
-            Program,
-            Name,
-            Listen,
-            Responder,
-            Meddling,
-            Surroundings,
-            Traps,
-            Capture(3),
-            Client(0),
-            Client(1 << 40),
-        ] {
-            assert_eq!(Token::of(token.data()), token);
-        }
-    }
-}

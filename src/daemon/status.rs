@@ -1,6 +1,7 @@
 //! How the daemon is, for `portsentry status`.
 
-use super::{Daemon, count, follow};
+use super::token::count;
+use super::{Daemon, follow};
 use crate::clock::Now;
 use crate::command;
 use crate::config::{Method, Response};
