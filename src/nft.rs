@@ -16,6 +16,7 @@ mod request;
 mod shape;
 mod traps;
 
+pub use nftnl::FinalizedBatch;
 use nix::errno::Errno;
 
 pub use batch::{Change, TableName};

@@ -54,6 +54,18 @@ pub trait Responder {
     /// When at least one of them may not hold afterwards.
     fn replay(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error>;
 
+    /// Puts back all that should stand, where much of it may be gone: what bans need, as [`prepare`](Self::prepare), and `bans`, as
+    /// [`replay`](Self::replay). What each of the two came to.
+    fn restore(&mut self, bans: &[&Ban], now: Now) -> (Result<Prepared, Error>, Result<(), Error>) {
+        let prepared = self.prepare();
+        let is_put = if bans.is_empty() {
+            Ok(())
+        } else {
+            self.replay(bans, now)
+        };
+        (prepared, is_put)
+    }
+
     /// Lifts bans. A source that is not banned is no error.
     ///
     /// # Errors

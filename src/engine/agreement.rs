@@ -268,13 +268,13 @@ impl Agreement {
         self.each(|post, told| post.wait(PATIENCE / posts, now, told));
     }
 
-    /// Puts all bans back where they were lost: those first that last longest.
+    /// Puts all bans back where they were lost, and what they need: those first that last longest.
     pub(super) fn make_good(&mut self, name: &str, bans: &Bans, now: Now) {
         let is_due = |ban: &&Ban| !self.held_back.contains(&ban.source);
         let bans: Vec<&Ban> = bans.longest_first().filter(is_due).collect();
         self.each(|post, told| {
             if post.name == name {
-                post.ban(&bans, true, now, told);
+                post.restore(&bans, now, told);
             }
         });
     }

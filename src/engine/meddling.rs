@@ -264,9 +264,10 @@ impl Engine {
             return;
         }
         self.meddler = Some(by.to_owned());
-        self.world.look_at(name, now);
         if is_emptied {
             self.world.is_lost(name);
+        } else {
+            self.world.look_at(name, now);
         }
         self.follow_up(now);
         if self.meddler.take().is_some() {

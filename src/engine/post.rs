@@ -131,15 +131,10 @@ impl Post {
         }
         if matches!(self.hands, Hands::Own(_)) {
             let orders = Orders {
-                put: bans.iter().map(|ban| Cow::Borrowed(*ban)).collect(),
                 is_replay,
                 ..Orders::default()
             };
-            let doing = Doing {
-                put: bans.iter().map(|ban| ban.source).collect(),
-                ..Doing::default()
-            };
-            return self.begin(doing, orders, now, told);
+            return self.put_at_once(bans, orders, now, told);
         }
         self.next.is_replay = is_replay && (self.next.is_replay || self.next.put.is_empty());
         for ban in bans {
@@ -147,6 +142,40 @@ impl Post {
             self.next.put.insert(ban.source, (*ban).clone());
         }
         self.go_on(now, told);
+    }
+
+    /// Puts back what its bans need, and these, which are all.
+    pub(super) fn restore(&mut self, bans: &[&Ban], now: Now, told: &mut Vec<Happened>) {
+        if self.absent.is_some() {
+            return self.look(now, told);
+        }
+        if let Hands::Thread(_) = self.hands {
+            // It has looked, or it would not be known that anything is lost.
+            return self.ban(bans, true, now, told);
+        }
+        let orders = Orders {
+            look: true,
+            is_replay: true,
+            is_all: true,
+            ..Orders::default()
+        };
+        self.put_at_once(bans, orders, now, told);
+    }
+
+    fn put_at_once<'a>(
+        &mut self,
+        bans: &[&'a Ban],
+        orders: Orders<'a>,
+        now: Now,
+        told: &mut Vec<Happened>,
+    ) {
+        let doing = Doing {
+            look: orders.look,
+            put: bans.iter().map(|ban| ban.source).collect(),
+            ..Doing::default()
+        };
+        let put = bans.iter().map(|ban| Cow::Borrowed(*ban)).collect();
+        self.begin(doing, Orders { put, ..orders }, now, told);
     }
 
     /// Lifts bans.
@@ -336,6 +365,7 @@ impl Post {
             lift: lift.into_iter().collect(),
             put: put.into_values().map(Cow::Owned).collect(),
             is_replay,
+            is_all: false,
         };
         if orders.is_empty() {
             return;

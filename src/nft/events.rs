@@ -16,6 +16,7 @@ use super::batch::TableName;
 use super::decode;
 use super::element::Element;
 use super::line::{Answer, messages};
+use super::request::Request;
 use super::shape::BanSet;
 
 /// Hears of what is done to one table.
@@ -124,6 +125,32 @@ impl Events {
             table: table.as_c_str().to_bytes().to_vec(),
             steps: Vec::new(),
         })
+    }
+
+    /// Hears nothing that is done from now on; what was heard before can still be taken in.
+    ///
+    /// # Errors
+    /// The kernel's: then all is heard as before.
+    pub fn pause(&mut self) -> io::Result<()> {
+        self.socket.drop_membership(GROUP)
+    }
+
+    /// Hears again what is done.
+    ///
+    /// # Errors
+    /// The kernel's: then nothing more is heard.
+    pub fn resume(&mut self) -> io::Result<()> {
+        self.socket.add_membership(GROUP)
+    }
+
+    /// Makes the descriptor readable, though nothing may have been done: by a question whose answer ends no transaction.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ring(&mut self) -> io::Result<()> {
+        let question = Request::generation().encode(0);
+        self.socket.send_to(&question, &SocketAddr::new(0, 0), 0)?;
+        Ok(())
     }
 
     /// Becomes readable when something was done, to whatever table.

@@ -49,6 +49,11 @@ impl Failures {
         self.note(source, words);
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
     /// Whether something had no room.
     pub(super) fn is_full(&self) -> bool {
         self.full

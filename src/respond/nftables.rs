@@ -6,6 +6,7 @@
 mod friends;
 mod own;
 mod prepare;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -21,7 +22,8 @@ use crate::clock::Now;
 use crate::config;
 use crate::log::span;
 use crate::nft::{
-    BanSet, ChainShape, Change, Comment, Element, Events, Friends, Line, TableName, Timeout, said,
+    BanSet, ChainShape, Change, Comment, Element, Events, FinalizedBatch, Friends, Line, TableName,
+    Timeout, said,
 };
 use crate::policy::{Ban, Reason};
 use crate::source::Source;
@@ -34,6 +36,9 @@ const BAN_BATCH: usize = 8192;
 
 /// Bans in one transaction of a replay: the kernel grows its hash table between transactions, not within one.
 const REPLAY_BATCH: usize = 2048;
+
+/// How often in one call the table is made anew: what is taken away again and again is put back later.
+const MENDED_AT_MOST: u32 = 3;
 
 /// Why a prefix has no set.
 const TOO_WIDE: &str = "a prefix this wide is not banned: /8 is the widest for IPv4, /16 for IPv6";
@@ -66,6 +71,8 @@ pub struct Nftables {
     lost: bool,
     /// What others do to the table; `None`: nobody listens.
     events: Option<Events>,
+    /// What they did while we did not listen, and nobody has asked for yet.
+    missed: Option<Meddling>,
 }
 
 impl Nftables {
@@ -102,6 +109,7 @@ impl Nftables {
             is_all_known: false,
             lost: false,
             events: None,
+            missed: None,
         })
     }
 
@@ -113,23 +121,7 @@ impl Nftables {
 
     /// One transaction. On `ENOBUFS` it is open whether it was done; on anything else nothing was.
     fn send(&mut self, entries: &[Entry], how: How) -> Result<(), Errno> {
-        let mut change = Change::new(&self.table);
-        let mut sets: Vec<BanSet> = entries.iter().map(|entry| entry.set).collect();
-        BanSet::put_in_order(&mut sets);
-        for set in sets {
-            let elements: Vec<&Element> = entries
-                .iter()
-                .filter(|entry| entry.set == set)
-                .map(|entry| &entry.element)
-                .collect();
-            match how {
-                How::Add => change.add(set, &elements),
-                How::AddNew => change.add_new(set, &elements),
-                How::Refresh => change.refresh(set, &elements),
-                How::Delete => change.delete(set, &elements),
-            }
-        }
-        self.line.commit(&change.finish())
+        self.line.commit(&change(&self.table, entries, how))
     }
 
     /// Puts bans in: all at once, and where the kernel refuses by halves, down to those that it will not have.
@@ -140,6 +132,8 @@ impl Nftables {
         };
         match (errno, entries) {
             (Errno::EPERM, _) => refused(entries, errno, failures),
+            // It is not this or that one when the table has gone again; and each refusal costs the kernel some 10 ms.
+            (Errno::ENOENT, _) if !self.stands() => refused(entries, errno, failures),
             // When one has found no room, others are not taken apart to find some: that would take minutes.
             (Errno::ENFILE, _) if failures.is_full() => refused(entries, errno, failures),
             (Errno::ENOBUFS, [entry]) if self.holds(entry) => {}
@@ -169,6 +163,12 @@ impl Nftables {
                 self.lift(others, failures);
             }
         }
+    }
+
+    /// Whether the table is there, and as it should be.
+    fn stands(&mut self) -> bool {
+        let found = self.line.inspect(&self.table);
+        matches!(found, Ok(Some(found)) if self.is_right(&found))
     }
 
     /// Whether the kernel shows the element, after an answer that was lost.
@@ -226,7 +226,7 @@ impl Nftables {
         Ok(())
     }
 
-    /// Puts bans in a batch at a time, the first way that the kernel takes.
+    /// Puts bans in a batch at a time, `first` in this way, and where the kernel refuses that, in any that it takes.
     fn put_batches(
         &mut self,
         entries: &[Entry],
@@ -234,20 +234,34 @@ impl Nftables {
         batch: usize,
         failures: &mut Failures,
     ) -> Result<(), Error> {
-        let mut mended = false;
-        for chunk in entries.chunks(batch) {
+        let table = self.table.clone();
+        let chunks = entries.chunks(batch);
+        self.put_written(
+            chunks.map(|chunk| (chunk, change(&table, chunk, first))),
+            failures,
+        )
+    }
+
+    /// The same, with what is to be tried first for each batch.
+    fn put_written<'a>(
+        &mut self,
+        batches: impl Iterator<Item = (&'a [Entry], FinalizedBatch)>,
+        failures: &mut Failures,
+    ) -> Result<(), Error> {
+        let mut mended = 0;
+        for (entries, first) in batches {
             if failures.is_full() {
-                refused(chunk, Errno::ENFILE, failures);
+                refused(entries, Errno::ENFILE, failures);
                 continue;
             }
-            let Err(errno) = self.send(chunk, first) else {
+            let Err(errno) = self.line.commit(&first) else {
                 continue;
             };
-            if errno == Errno::ENOENT && !mended {
+            if errno == Errno::ENOENT && mended < MENDED_AT_MOST {
                 self.mend()?;
-                mended = true;
+                mended += 1;
             }
-            self.put(chunk, failures);
+            self.put(entries, failures);
         }
         Ok(())
     }
@@ -277,6 +291,10 @@ impl Responder for Nftables {
         let entries = self.entries(bans, now, &mut failures);
         self.put_batches(&entries, How::Add, REPLAY_BATCH, &mut failures)?;
         failures.into_result(NAME)
+    }
+
+    fn restore(&mut self, bans: &[&Ban], now: Now) -> (Result<Prepared, Error>, Result<(), Error>) {
+        self.put_all_back(bans, now)
     }
 
     fn unban(&mut self, sources: &[Source]) -> Result<(), Error> {
@@ -375,6 +393,27 @@ impl Responder for Nftables {
 #[must_use]
 pub fn place(source: Source) -> (String, String) {
     (BanSet::of(source).name(), source.address().to_string())
+}
+
+/// A transaction that does this with all of them.
+fn change(table: &TableName, entries: &[Entry], how: How) -> FinalizedBatch {
+    let mut change = Change::new(table);
+    let mut sets: Vec<BanSet> = entries.iter().map(|entry| entry.set).collect();
+    BanSet::put_in_order(&mut sets);
+    for set in sets {
+        let elements: Vec<&Element> = entries
+            .iter()
+            .filter(|entry| entry.set == set)
+            .map(|entry| &entry.element)
+            .collect();
+        match how {
+            How::Add => change.add(set, &elements),
+            How::AddNew => change.add_new(set, &elements),
+            How::Refresh => change.refresh(set, &elements),
+            How::Delete => change.delete(set, &elements),
+        }
+    }
+    change.finish()
 }
 
 /// Notes what the kernel said of these.

@@ -33,6 +33,8 @@ pub struct Orders<'a> {
     pub put: Vec<Cow<'a, Ban>>,
     /// Whether most of `put` may hold already, and there is nothing to tell of it.
     pub is_replay: bool,
+    /// Whether `put` is all that should stand, so that nothing else has to be put back where what it needs is made anew.
+    pub is_all: bool,
 }
 
 /// What became of [`Orders`].
@@ -69,6 +71,7 @@ impl Orders<'_> {
             lift,
             put,
             is_replay: _,
+            is_all: _,
         } = self;
         !look && spare.is_none() && !clear && lift.is_empty() && put.is_empty()
     }
@@ -82,6 +85,7 @@ impl Orders<'_> {
             lift: self.lift,
             put: self.put.into_iter().map(own).collect(),
             is_replay: self.is_replay,
+            is_all: self.is_all,
         }
     }
 
@@ -89,11 +93,13 @@ impl Orders<'_> {
     #[must_use]
     pub fn carry_out(&self, responder: &mut dyn Responder, now: Now) -> Report {
         let mut report = Report::default();
-        if self.look {
-            match responder.prepare() {
-                Ok(prepared) => report.made_anew = prepared != Prepared::Adopted,
-                Err(error) => report.unsound(error),
-            }
+        let is_restored = self.look && self.is_all && self.is_replay && !self.clear;
+        if is_restored {
+            let (prepared, put) = responder.restore(&self.bans(), now);
+            report.prepared(prepared, true);
+            report.put(put, self);
+        } else if self.look {
+            report.prepared(responder.prepare(), self.is_all);
         }
         if let Some(friends) = &self.spare {
             if let Err(error) = responder.spare(friends) {
@@ -112,7 +118,7 @@ impl Orders<'_> {
                 report.errors.push(error);
             }
         }
-        if !self.put.is_empty() {
+        if !self.put.is_empty() && !is_restored {
             self.put(responder, now, &mut report);
         }
         report.lost = responder.take_lost();
@@ -120,17 +126,18 @@ impl Orders<'_> {
         report
     }
 
+    fn bans(&self) -> Vec<&Ban> {
+        self.put.iter().map(AsRef::as_ref).collect()
+    }
+
     fn put(&self, responder: &mut dyn Responder, now: Now, report: &mut Report) {
-        let bans: Vec<&Ban> = self.put.iter().map(AsRef::as_ref).collect();
+        let bans = self.bans();
         let done = if self.is_replay {
             responder.replay(&bans, now)
         } else {
             responder.ban(&bans, now)
         };
-        if let Err(error) = done {
-            report.unenforced = error.of(|| bans.iter().map(|ban| ban.source).collect());
-            report.errors.push(error);
-        }
+        report.put(done, self);
         if !self.is_replay {
             let refused: HashSet<Source> = report.unenforced.iter().copied().collect();
             let holds = |ban: &&&Ban| !refused.contains(&ban.source);
@@ -141,6 +148,22 @@ impl Orders<'_> {
 }
 
 impl Report {
+    /// What became of the look; `is_all`: nothing else has to be put back.
+    fn prepared(&mut self, outcome: Result<Prepared, Error>, is_all: bool) {
+        match outcome {
+            Ok(prepared) => self.made_anew = prepared != Prepared::Adopted && !is_all,
+            Err(error) => self.unsound(error),
+        }
+    }
+
+    /// What became of the bans that were ordered.
+    fn put(&mut self, outcome: Result<(), Error>, orders: &Orders<'_>) {
+        if let Err(error) = outcome {
+            self.unenforced = error.of(|| orders.put.iter().map(|ban| ban.source).collect());
+            self.errors.push(error);
+        }
+    }
+
     fn unsound(&mut self, error: Error) {
         self.is_unsound = true;
         self.errors.push(error);

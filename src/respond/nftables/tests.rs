@@ -15,6 +15,7 @@ use crate::probe::{Protocol, ScanType};
 
 mod friends;
 mod own;
+mod restore;
 
 const FILE: &str = include_str!("../../../nft/portsentry.nft");
 const MINUTE: Duration = Duration::from_secs(60);

@@ -33,16 +33,22 @@ impl Nftables {
             return Vec::new();
         };
         let heard = events.hear();
-        let mut all: Vec<Meddling> = heard.transactions.into_iter().map(meddling).collect();
+        let mut all: Vec<Meddling> = self.missed.take().into_iter().collect();
+        all.extend(heard.transactions.into_iter().map(meddling));
         if heard.is_incomplete {
-            all.push(Meddling {
-                by: "programs that did more than could be heard of".to_owned(),
-                is_frame: true,
-                is_emptied: true,
-                ..Meddling::default()
-            });
+            all.push(anything("programs that did more than could be heard of"));
         }
         all
+    }
+}
+
+/// Nobody knows what: all must be put right.
+pub(super) fn anything(by: &str) -> Meddling {
+    Meddling {
+        by: by.to_owned(),
+        is_frame: true,
+        is_emptied: true,
+        ..Meddling::default()
     }
 }
 
