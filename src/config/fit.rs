@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::complaint::quoted;
 use super::write::time;
 use super::{Config, Confirm, Mode, ResponderKind, Response, Watch, WatchMode};
+use crate::policy::Unit;
 
 /// Keys whose values make no sense together.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
         nothing_to_watch(&config.udp, &UDP),
         idle_decoy(config),
         nobody_confirms(config),
+        too_few_ports(config),
         first_ban_beyond_max(config),
         nobody_bans(config),
         nothing_to_run(config, &config.tcp, &TCP),
@@ -128,6 +130,44 @@ fn nobody_confirms(config: &Config) -> Option<Misfit> {
         message: "detect.confirm is \"handshake\", but tcp.mode is \"off\", so that nobody would ever be banned; \
                   watch TCP ports, or set detect.confirm to \"none\""
             .to_owned(),
+    })
+}
+
+/// A scan is made of more ports than there are, and no single packet is enough anywhere.
+fn too_few_ports(config: &Config) -> Option<Misfit> {
+    let detect = &config.detect;
+    if detect.count != Unit::Ports || !detect.decoys.is_empty() {
+        return None;
+    }
+    let trigger = usize::from(detect.trigger);
+    let ports = |watch: &Watch| {
+        (1..=u16::MAX)
+            .filter(|port| watch.watches(*port))
+            .take(trigger)
+            .count()
+    };
+    let udp = match detect.confirm {
+        Confirm::None => ports(&config.udp),
+        Confirm::Handshake => 0,
+    };
+    let watched = ports(&config.tcp) + udp;
+    // Where there are none at all, that is complained of by itself.
+    let too_few = (1..trigger).contains(&watched);
+    let mut keys = vec!["detect.trigger"];
+    for names in [TCP, UDP] {
+        keys.extend([names.ports, names.below, names.exclude, names.mode]);
+    }
+    too_few.then(|| Misfit {
+        keys,
+        message: format!(
+            "detect.trigger is {trigger}, but {watched} {}, so that nobody would ever be banned; \
+             lower it, watch more ports, or set detect.count to \"hits\"",
+            if watched == 1 {
+                "port is watched that counts"
+            } else {
+                "ports are watched that count"
+            }
+        ),
     })
 }
 
@@ -283,6 +323,14 @@ mod tests {
                 "4:1: detect.confirm is \"handshake\", but tcp.mode is \"off\", so that nobody would ever be banned; watch TCP ports",
             ),
             (
+                "[udp]\nmode = \"off\"\n[tcp]\nmode = \"stealth\"\nports = [23]",
+                "5:1: detect.trigger is 3, but 1 port is watched that counts, so that nobody would ever be banned; lower it",
+            ),
+            (
+                "[detect]\ntrigger = 3\nconfirm = \"handshake\"\n[tcp]\nmode = \"connect\"\nports = [22, 23]",
+                "2:1: detect.trigger is 3, but 2 ports are watched that count, so",
+            ),
+            (
                 "[detect]\ndecoys = [23, 2323]",
                 "2:1: detect.decoys holds port 2323, which neither [tcp] nor [udp] watches",
             ),
@@ -309,6 +357,19 @@ mod tests {
                 "{text}: {wrong}"
             );
             assert_eq!(wrong.matches("/p:").count(), 1, "{text}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn few_ports_are_enough_where_hits_count_or_one_packet_does() {
+        for text in [
+            "[tcp]\nmode = \"stealth\"\nports = [22, 23]\n[udp]\nmode = \"stealth\"\nports = [53]",
+            "[tcp]\nmode = \"stealth\"\nports = [23]\n[udp]\nmode = \"off\"\n[detect]\ncount = \"hits\"",
+            "[tcp]\nmode = \"stealth\"\nports = [23]\n[udp]\nmode = \"off\"\n[detect]\ndecoys = [23]",
+            "[tcp]\nmode = \"stealth\"\nports = [23]\n[udp]\nmode = \"off\"\n[detect]\ntrigger = 1",
+        ] {
+            let parsed = parse(Path::new("/p"), text);
+            assert!(parsed.is_ok(), "{text}: {}", parsed.unwrap_err());
         }
     }
 

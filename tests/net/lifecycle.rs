@@ -416,7 +416,7 @@ fn fails_half_way(lines: &str, why: &str, spoil: impl FnOnce(&Host, &Daemon<'_>)
     daemon.configure(&format!(
         "ban.responders = [\"nftables\", \"route\", \"hosts-deny\"]\nhosts-deny.file = {:?}\n\
          ignore.addresses = [\"10.77.0.0/24\"]\nignore.files = [{:?}]\ncapture.interfaces = [\"lo\"]\n\
-         detect.trigger = 64\nudp.mode = \"off\"\ntcp.mode = [\"advanced\", \"connect\"]\ntcp.below = 10\n{lines}\n",
+         detect.trigger = 9\nudp.mode = \"off\"\ntcp.mode = [\"advanced\", \"connect\"]\ntcp.below = 10\n{lines}\n",
         daemon.path("no/hosts.deny"),
         daemon.path("other.list"),
     ));
