@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -110,6 +111,9 @@ struct Failure {
 
 /// Seconds a daemon may take to answer before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked, for that long, whether somebody has let go of the state lock.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Exit status: what was typed is to blame.
 const USAGE: u8 = 2;
@@ -214,10 +218,36 @@ enum Asked {
 }
 
 impl Client {
+    /// Asks the daemon. Where nobody listens and yet somebody holds the state lock, a daemon that is about to, or one or a command that
+    /// is about to end, it waits a moment for that.
     fn ask(
         &self,
         request: &Request,
         mut each: impl FnMut(Line) -> io::Result<()>,
+    ) -> Result<Asked, AskError> {
+        let begin = Instant::now();
+        loop {
+            let asked = self.ask_once(request, &mut each)?;
+            let Asked::NoDaemon(why) = asked else {
+                return Ok(asked);
+            };
+            let Some((lock, holder)) = offline::holder(&self.config) else {
+                return Ok(Asked::NoDaemon(why));
+            };
+            if begin.elapsed() >= PATIENCE {
+                return Ok(Asked::NoDaemon(format!(
+                    "{why}, but {holder} holds {}: if that is a daemon, its socket is gone; stop it and start it again",
+                    lock.display()
+                )));
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    fn ask_once(
+        &self,
+        request: &Request,
+        each: &mut dyn FnMut(Line) -> io::Result<()>,
     ) -> Result<Asked, AskError> {
         let mut asked = Asked::Done;
         let result = control::ask(&self.config.control.socket, request, PATIENCE, |line| {

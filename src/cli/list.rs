@@ -53,11 +53,11 @@ pub(super) fn each_running(
     match asked {
         Ok(Asked::Done) => Ok(Ok(())),
         Ok(Asked::Failed(why)) => Err(Failure::from(why)),
-        Ok(Asked::NoDaemon(_)) => {
+        Ok(Asked::NoDaemon(why)) => {
             let bans = client.good_config().and_then(offline::running)?;
-            say(
-                "no daemon is running: history says that these still run; whether the kernel holds them was not looked at",
-            );
+            say(&format!(
+                "{why}: history says that these still run; whether the kernel holds them was not looked at"
+            ));
             Ok(bans.iter().try_for_each(each))
         }
         Err(error) => Err(Failure::from(error)),

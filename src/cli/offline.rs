@@ -1,5 +1,6 @@
 //! Commands without a daemon: the same engine, opened for one request, under the same lock.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,7 +13,7 @@ use crate::config::{self, Config, ResponderKind};
 use crate::control::{self, AskError, Lifted, Line, Listed, Request};
 use crate::engine::{Engine, Errand};
 use crate::guard::Guard;
-use crate::history::lock::{self, LockError};
+use crate::history::lock::{self, Holder, LockError};
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{Host, Names, Sessions, resolvers};
 use crate::log::span;
@@ -88,7 +89,7 @@ pub(super) fn unban(
 /// Carries out requests of one kind, with what each came to.
 fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Failure> {
     privilege::require(privilege::Needs::default())?;
-    let lock = StateLock::acquire(&config.history.file)?;
+    let lock = lock(config)?;
     let history = match History::open(&config.history.file) {
         Ok(history) => history,
         Err(cause) => return Err(without_history(config, requests, &cause)),
@@ -124,6 +125,23 @@ fn carry_out(config: &Config, requests: &[Request]) -> Result<Vec<Vec<Line>>, Fa
     Ok(replies)
 }
 
+/// The state lock. Another command that has it is waited for.
+fn lock(config: &Config) -> Result<StateLock, LockError> {
+    let begin = Instant::now();
+    loop {
+        match StateLock::acquire(&config.history.file) {
+            Err(LockError::Held { .. }) if begin.elapsed() < PATIENCE => {}
+            taken => return taken,
+        }
+    }
+}
+
+/// Who has the state lock, and its file; `None`: nobody, as far as can be seen.
+pub(super) fn holder(config: &Config) -> Option<(PathBuf, Holder)> {
+    let holder = lock::holder(&config.history.file).ok().flatten()?;
+    Some((lock::path(&config.history.file), holder))
+}
+
 /// An engine for as long as a command runs.
 pub(super) struct Session {
     engine: Engine,
@@ -135,7 +153,7 @@ impl Session {
     /// One that bans.
     pub(super) fn of(config: &Config) -> Result<Self, Failure> {
         privilege::require(privilege::Needs::default())?;
-        let lock = StateLock::acquire(&config.history.file)?;
+        let lock = lock(config)?;
         let history = History::open(&config.history.file)?;
         go_by(&history)?;
         let bans = all_active(&history, Now::read())?;
@@ -337,7 +355,7 @@ pub(super) fn withdraw(config: &Config, clockless: bool) -> Result<(), Failure> 
             "{daemon} is running and would put everything back; stop it first"
         )));
     }
-    let _lock = StateLock::acquire(&config.history.file)?;
+    let _lock = lock(config)?;
     let mut responders = Responders::configured(config)?;
     let (mut failures, what) = if clockless {
         let what = "what would never end by itself is taken down";

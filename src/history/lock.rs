@@ -70,7 +70,7 @@ impl StateLock {
     /// When another process has it, or the file cannot be made.
     pub fn acquire(history_path: &Path) -> Result<Self, LockError> {
         file::prepare_dir(history_path)?;
-        let path = lock_path(history_path);
+        let path = self::path(history_path);
         let failed = |step| {
             let path = path.clone();
             move |cause| LockError::File { step, path, cause }
@@ -112,7 +112,7 @@ impl Drop for StateLock {
 /// # Errors
 /// When the lock's file is there and cannot be read.
 pub fn holder(history_path: &Path) -> Result<Option<Holder>, LockError> {
-    let path = lock_path(history_path);
+    let path = self::path(history_path);
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -164,6 +164,8 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-fn lock_path(history_path: &Path) -> PathBuf {
+/// The lock's file.
+#[must_use]
+pub fn path(history_path: &Path) -> PathBuf {
     judge::sibling(history_path, ".lock")
 }

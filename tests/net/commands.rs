@@ -508,6 +508,66 @@ fn a_withdrawal_asks_the_socket_too() {
 }
 
 #[test]
+fn commands_wait_for_whoever_is_about_to_let_go_of_the_lock() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::new(host, "");
+    let mut holder = host
+        .command("flock")
+        .arg(daemon.path("history.db.lock"))
+        .args(["sleep", "1"])
+        .spawn()
+        .expect("flock is there");
+    eventually("the lock is taken", || {
+        let mut flock = host.command("flock");
+        flock.args(["-n"]).arg(daemon.path("history.db.lock"));
+        let taken = flock.arg("true").status().expect("flock is there");
+        (!taken.success()).then_some(())
+    });
+    let mut many: Vec<_> = (1..=4)
+        .map(|n| {
+            let mut ban = daemon.program();
+            ban.args(["ban", &format!("203.0.113.{n}")]);
+            ban.spawn().expect("ip is there")
+        })
+        .collect();
+    for ban in &mut many {
+        assert!(ban.wait().expect("it is our child").success());
+    }
+    holder.wait().expect("it is our child");
+    assert_eq!(daemon.banned().len(), 4);
+
+    // A daemon that has just been started is waited for too.
+    daemon.spawn();
+    eventually("it has the lock", || {
+        let holder = std::fs::read_to_string(daemon.path("history.db.lock")).ok()?;
+        (!holder.is_empty()).then_some(())
+    });
+    daemon.ok(&["unban", "203.0.113.1"]);
+}
+
+#[test]
+fn a_daemon_whose_socket_is_gone_is_not_told_to_be_none() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    std::fs::remove_file(daemon.path("control.sock")).expect("the directory is ours");
+    let holder = format!("pid {} (portsentry) holds ", daemon.pid());
+    for (command, status) in [("status", 1), ("list", 0)] {
+        let said = daemon.command(&[command]);
+        assert_eq!(said.status, status, "{said:?}");
+        assert!(said.err.contains(&holder), "{said:?}");
+        assert!(said.err.contains("stop it and start it again"), "{said:?}");
+    }
+    let said = daemon.command(&["unban", "203.0.113.7"]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(
+        said.err
+            .contains("nft delete element inet portsentry banned4"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn explain_tells_probes_bans_where_they_stand_and_why_nobody_is_banned() {
     let Pair { host, stranger } = &Pair::new();
     let daemon = Daemon::start(host, "ignore.addresses = [\"203.0.113.7\"]");
