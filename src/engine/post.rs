@@ -144,7 +144,7 @@ impl Post {
         self.go_on(now, told);
     }
 
-    /// Puts back what its bans need, and these, which are all.
+    /// Puts back what its bans need, and these. Whoever calls puts back the others that should stand, if there are any.
     pub(super) fn restore(&mut self, bans: &[&Ban], now: Now, told: &mut Vec<Happened>) {
         if self.absent.is_some() {
             return self.look(now, told);
