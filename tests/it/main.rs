@@ -482,7 +482,10 @@ fn without_a_daemon_that_is_what_is_said() {
         (0, "nobody is banned\n"),
         "{said:?}"
     );
-    assert!(said.err.contains("no portsentry daemon is running"), "{said:?}");
+    assert!(
+        said.err.contains("no portsentry daemon is running"),
+        "{said:?}"
+    );
     let said = files.portsentry(&["list", "--json"]);
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&said.out).unwrap(),

@@ -227,7 +227,7 @@ fn a_thousand_ports_cost_a_descriptor_for_each_family() {
     let Pair { host, stranger } = &Pair::new();
     let ports = |last: u16| {
         format!(
-            "{HANDSHAKE}listen.banner = {BANNER:?}\ndetect.trigger = 64\n\
+            "{HANDSHAKE}listen.banner = {BANNER:?}\ndetect.trigger = 64\ndetect.count = \"hits\"\n\
              [tcp]\nmode = \"connect\"\nports = [\"1000-{last}\"]\n"
         )
     };
