@@ -6,10 +6,11 @@ use tracing::error;
 
 use super::{Daemon, Error, LOGINS_AFTER, Token};
 use crate::clock::Now;
-use crate::host::{self, FileWatch, resolvers, sessions};
+use crate::host::sessions::{self, Sources};
+use crate::host::{self, FileWatch, resolvers};
 
 impl Daemon {
-    /// Something has happened where name servers and sessions are written down.
+    /// Something has happened where name servers and logins are written down.
     pub(super) fn surroundings_move(&mut self, now: Now) {
         if !self.surroundings.changed() {
             return;
@@ -39,33 +40,36 @@ impl Daemon {
 /// As often as directories are looked for again that came while the others were put under watch.
 const LOOKS: usize = 8;
 
-/// Watches the files that name the name servers, and logind's directory.
+/// Watches the files that name the name servers, and those that tell of logins.
 pub(super) fn watch() -> Result<FileWatch, host::Error> {
-    let sessions = Path::new(sessions::DIR);
-    let mut files = what_is_there();
+    let mut there = what_is_there();
     let mut looks = 1;
     loop {
-        let (mut watch, _) = FileWatch::open(&files)?;
-        watch.add_dir(sessions);
+        let (mut watch, _) = FileWatch::open(&there.files)?;
+        for dir in &there.dirs {
+            watch.add_dir(dir);
+        }
         let there_now = what_is_there();
         // Who makes and deletes directories all the time will be heard.
-        if files == there_now || looks == LOOKS {
+        if there == there_now || looks == LOOKS {
             return Ok(watch);
         }
-        files = there_now;
+        there = there_now;
         looks += 1;
     }
 }
 
 /// The files, or what can be watched on the way to them.
-fn what_is_there() -> Vec<PathBuf> {
-    resolvers::FILES
+fn what_is_there() -> Sources {
+    let Sources { files, dirs } = sessions::sources();
+    let files = resolvers::FILES
         .iter()
         .map(Path::new)
-        .chain([Path::new(sessions::DIR)])
+        .chain(files.iter().chain(&dirs).map(PathBuf::as_path))
         .filter_map(what_may_come)
         .map(Path::to_owned)
-        .collect()
+        .collect();
+    Sources { files, dirs }
 }
 
 /// Of a path, as much as can be watched: up to the first part that is not there.

@@ -48,10 +48,10 @@ impl LoginFiles {
             return Ok(());
         }
         self.watch = None;
-        let (_, sources) = Sshd::read(&self.config);
+        let sources = self.sources();
         // Before they are read: what changes from here on is seen.
-        let watch = self.watch(&sources);
-        let (sshd, read) = Sshd::read(&self.config);
+        let watch = Self::watch(&sources);
+        let (sshd, read) = self.read_sshd();
         self.sshd = sshd;
         self.sessions = sessions(&self.dir)?;
         self.watch = watch.filter(|_| read == sources);
@@ -59,16 +59,27 @@ impl LoginFiles {
     }
 
     /// `None`: something would escape it.
-    fn watch(&self, sources: &Sources) -> Option<FileWatch> {
+    fn watch(sources: &Sources) -> Option<FileWatch> {
         let mut paths = sources.files.clone();
         // As names in their own directories too: they may come into being.
         paths.extend_from_slice(&sources.dirs);
-        paths.push(self.dir.clone());
         let (mut watch, unwatched) = FileWatch::open(&paths).ok()?;
-        for dir in sources.dirs.iter().chain([&self.dir]) {
+        for dir in &sources.dirs {
             watch.add_dir(dir);
         }
         unwatched.is_empty().then_some(watch)
+    }
+
+    /// The configuration, and what is read for it and for the sessions.
+    fn read_sshd(&self) -> (Sshd, Sources) {
+        let (sshd, mut sources) = Sshd::read(&self.config);
+        sources.dirs.push(self.dir.clone());
+        (sshd, sources)
+    }
+
+    /// What is read.
+    pub(super) fn sources(&self) -> Sources {
+        self.read_sshd().1
     }
 }
 

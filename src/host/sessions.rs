@@ -19,6 +19,7 @@ use super::inet_diag::{
 };
 use super::login_files::LoginFiles;
 use super::netlink::{Answered, Conversation};
+pub use super::sshd::Sources;
 use super::sshd::{self, Sshd};
 use super::{Error, NetlinkError};
 
@@ -78,7 +79,7 @@ pub enum LoginBy {
 }
 
 /// Where logind keeps a file for each session. Not promised by systemd, but so since it has sessions; elogind has the same.
-pub const DIR: &str = "/run/systemd/sessions";
+const DIR: &str = "/run/systemd/sessions";
 
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
 
@@ -96,7 +97,7 @@ impl Sessions {
     pub fn new() -> Self {
         Self {
             kernel: Conversation::new(NETLINK_SOCK_DIAG),
-            files: LoginFiles::new(Path::new(DIR), Path::new(SSHD_CONFIG)),
+            files: files(),
             logins: Vec::new(),
             paid_until: None,
             seen: HashMap::new(),
@@ -241,6 +242,17 @@ impl Listed {
             && is_young(Duration::ZERO)
             && connections.all(|(from, age)| is_young(*age) || sessions.contains_key(from))
     }
+}
+
+/// What [`Sessions`] reads: to be looked at anew when that changes. A connection to sshd that is first seen after an edit may have
+/// come before it, with more time to log in.
+#[must_use]
+pub fn sources() -> Sources {
+    files().sources()
+}
+
+fn files() -> LoginFiles {
+    LoginFiles::new(Path::new(DIR), Path::new(SSHD_CONFIG))
 }
 
 /// [`Sessions::look`], for whoever does not know of sessions.

@@ -14,12 +14,13 @@ pub(super) struct Sshd {
     pub(super) grace: Option<Duration>,
 }
 
-/// Which files and directories a [`Sshd`] was read from, there or not.
+/// What was read, there or not.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Sources {
-    pub(super) files: Vec<PathBuf>,
-    /// Those of which every file counts.
-    pub(super) dirs: Vec<PathBuf>,
+pub struct Sources {
+    /// These files.
+    pub files: Vec<PathBuf>,
+    /// Whatever files are in these directories.
+    pub dirs: Vec<PathBuf>,
 }
 
 /// sshd's own defaults.
