@@ -20,7 +20,7 @@ use crate::config::{OnStop, WatchMode};
 use crate::control::{Caller, Server};
 use crate::engine::Engine;
 use crate::history::StateLock;
-use crate::host::{FileWatch, Flows, Host, Resolver, Services};
+use crate::host::{Closings, FileWatch, Flows, Host, Resolver, Services};
 use crate::listen::Listeners;
 use crate::log;
 use crate::probe::Probe;
@@ -69,6 +69,8 @@ struct Daemon {
     host: Host,
     services: Services,
     flows: Flows,
+    /// `None`: the kernel does not tell.
+    closings: Option<Closings>,
     ignore_watch: FileWatch,
     /// What tells of name servers and of logins.
     surroundings: FileWatch,
@@ -223,6 +225,7 @@ impl Daemon {
             Token::Host => self.host_moves(now),
             Token::Ignore => self.ignore_moves(now),
             Token::Surroundings => self.surroundings_move(now),
+            Token::Closings => self.heed_closings(now),
             Token::Signal => self.signal(now),
         }
         Ok(())
@@ -256,6 +259,7 @@ impl Daemon {
             // A socket reports what befell it once, an interface that went down for instance, and goes on.
             warn!("reading packets: {cause}");
         }
+        self.heed_closings(now);
         self.judge(now);
     }
 
@@ -264,6 +268,13 @@ impl Daemon {
         self.probes.clear();
         self.listeners.read(&mut self.probes, now.mono);
         self.judge(now);
+    }
+
+    /// Programs have let go of ports. Asked before packets are judged, for those may be the answers that they did not wait for.
+    fn heed_closings(&mut self, now: Now) {
+        if let Some(closings) = &mut self.closings {
+            self.engine.udp_ports_left(closings.take(), now);
+        }
     }
 
     fn judge(&mut self, now: Now) {
@@ -409,6 +420,9 @@ impl Daemon {
         self.add(self.host.fd(), Token::Host)?;
         self.add(self.ignore_watch.fd(), Token::Ignore)?;
         self.add(self.surroundings.fd(), Token::Surroundings)?;
+        if let Some(closings) = &self.closings {
+            self.add(closings.fd(), Token::Closings)?;
+        }
         self.add(self.engine.recorder().fd(), Token::History)?;
         if let Some(replay) = &self.replay {
             self.add(replay.fd(), Token::Replay)?;

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_sys::constants::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 
+pub use self::closings::Closings;
 pub use self::dead_ends::{Course, DeadEnd, DeadEnds, Passage};
 pub use self::facts::{Address, Facts, Link};
 pub use self::flows::Flows;
@@ -23,6 +24,7 @@ pub use self::sessions::{Login, LoginBy, Sessions};
 pub use self::watch::FileWatch;
 
 pub mod bridges;
+mod closings;
 mod dead_ends;
 mod facts;
 mod flows;

@@ -117,14 +117,22 @@ impl Daemon {
             .map_err(|error| error.to_string())?;
         notices::listening(&listening);
         self.lead_to_traps(config)?;
-        self.capture
-            .set_watched(watched_by(config))
-            .map_err(|error| error.to_string())?;
+        self.watch_packets(config)?;
         self.capture
             .set_interfaces(interfaces_of(config, self.host.facts()))
             .map_err(|error| error.to_string())?;
         self.watch_ignore_files(config)
             .map_err(|error| error.to_string())
+    }
+
+    /// Has the kernel tell of packets to the ports that are watched, and of programs that let go of these.
+    pub(super) fn watch_packets(&mut self, config: &Config) -> Result<(), String> {
+        let closings = self.closings.iter();
+        closings
+            .map(|closings| closings.watch(config.udp.span()))
+            .try_for_each(|watched| watched.map_err(|error| error.to_string()))?;
+        let watched = self.capture.set_watched(watched_by(config));
+        watched.map_err(|error| error.to_string())
     }
 
     /// Something has happened where the ignore files are.

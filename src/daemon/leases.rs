@@ -105,7 +105,7 @@ impl Daemon {
         if let Err(cause) = self.lead_to_traps(&config) {
             warn!("ports stay traps that nobody asks for any more: {cause}");
         }
-        if let Err(cause) = self.capture.set_watched(follow::watched_by(&config)) {
+        if let Err(cause) = self.watch_packets(&config) {
             // They are counted as unwatched.
             warn!("packets go on being read that nobody asks for any more: {cause}");
         }

@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::guard::Guard;
 use crate::history::lock::LockError;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
-use crate::host::{self, Flows, Host, Services, resolvers, sessions};
+use crate::host::{self, Closings, Flows, Host, Services, resolvers, sessions};
 use crate::listen::{self, Listeners};
 use crate::log::span;
 use crate::privilege::{self, Needs, User};
@@ -209,6 +209,10 @@ impl Daemon {
             interfaces: follow::interfaces_of(&config, host.facts()),
             watched: follow::watched_by(&config),
         })?;
+        let closings = Closings::open(config.udp.span());
+        let closings = closings.map_err(|cause| {
+            warn!("{cause}: the kernel does not tell which UDP ports programs let go of, and late answers to those count as probes");
+        });
         let settings = follow::listened_by(&config);
         let (listeners, report) = Listeners::open(settings, Now::read().mono)?;
         notices::listening(&report);
@@ -263,6 +267,7 @@ impl Daemon {
             host,
             services,
             flows: Flows::open(),
+            closings: closings.ok(),
             ignore_watch,
             surroundings,
             resolvers,

@@ -16,6 +16,7 @@ pub(super) enum Token {
     Responder,
     Meddling,
     Surroundings,
+    Closings,
     Traps,
     Capture(usize),
     Client(u64),
@@ -39,8 +40,9 @@ impl Token {
             Self::Surroundings => 11,
             Self::Replay => 12,
             Self::Traps => 13,
-            Self::Capture(which) => count(which) << 8 | 14,
-            Self::Client(id) => id << 8 | 15,
+            Self::Closings => 14,
+            Self::Capture(which) => count(which) << 8 | 15,
+            Self::Client(id) => id << 8 | 16,
         }
     }
 
@@ -60,7 +62,8 @@ impl Token {
             11 => Self::Surroundings,
             12 => Self::Replay,
             13 => Self::Traps,
-            14 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
+            14 => Self::Closings,
+            15 => Self::Capture(usize::try_from(data >> 8).unwrap_or(usize::MAX)),
             _ => Self::Client(data >> 8),
         }
     }
@@ -77,8 +80,8 @@ mod tests {
     #[test]
     fn a_token_survives_the_kernel() {
         use Token::{
-            Adoption, Capture, Client, Control, History, Host, Ignore, Listen, Meddling, Name,
-            Program, Replay, Responder, Signal, Surroundings, Traps,
+            Adoption, Capture, Client, Closings, Control, History, Host, Ignore, Listen, Meddling,
+            Name, Program, Replay, Responder, Signal, Surroundings, Traps,
         };
         for token in [
             Signal,
@@ -94,6 +97,7 @@ mod tests {
             Responder,
             Meddling,
             Surroundings,
+            Closings,
             Traps,
             Capture(3),
             Client(0),

@@ -1,5 +1,7 @@
 //! What changes around us: the configuration, the responders, and who is a friend by what is known of this host.
 
+use std::net::SocketAddr;
+
 use super::Engine;
 use crate::clock::Now;
 use crate::config::Config;
@@ -7,6 +9,7 @@ use crate::config::ignore::IgnoreList;
 use crate::detect::Detector;
 use crate::history::Ending;
 use crate::host::{Facts, Resolver};
+use crate::probe::Protocol;
 use crate::respond::Member;
 use crate::source::Source;
 
@@ -55,6 +58,13 @@ impl Engine {
         self.guard.names.hurry(true, now.mono);
         self.spare_friends(now);
         self.lift_friends(now);
+    }
+
+    /// Programs of this host have let go of these UDP ports.
+    pub fn udp_ports_left(&mut self, left: Vec<SocketAddr>, now: Now) {
+        for at in left {
+            self.guard.services.leave(Protocol::Udp, at, now.mono);
+        }
     }
 
     /// The ignore files have changed. Who is ignored now is unbanned.

@@ -1,7 +1,7 @@
 //! What the kernel lately said about our ports: somebody serves them, or nobody is there.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ pub struct KnownServices {
     answers: Ports,
     /// When it was last heard that the port is served. Apart from the answers, so that no scan of unused ports drives them out.
     served: Ports,
+    /// When a program of this host let go of the port, and at which address; an unspecified one stands for all. Apart from those that
+    /// are served, which a host that asks much would drive out.
+    left: Ports,
     key: RandomState,
 }
 
@@ -48,11 +51,35 @@ impl KnownServices {
     ) -> Option<(bool, Mono)> {
         let answer = self.answers.get(self.tag(protocol, address, port))?;
         let (service, asked) = (answer & 1 == 1, Mono(answer >> 1));
+        let service = service || self.was_left(protocol, address, port, now);
         (now.since(asked) < HOLDS).then_some((service, asked))
     }
 
+    /// A program of this host has let go of a port that it had at this address. What comes there for a while may be the late answer to
+    /// what it has asked.
+    pub fn leave(&mut self, protocol: Protocol, at: SocketAddr, now: Mono) {
+        let tag = self.tag(protocol, at.ip(), at.port());
+        self.left.put(tag, now.0);
+        // A socket for all of IPv6 is one for all of IPv4, unless it says otherwise.
+        if at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port());
+            self.leave(protocol, ipv4, now);
+        }
+    }
+
+    fn was_left(&self, protocol: Protocol, address: IpAddr, port: u16, now: Mono) -> bool {
+        let all = match address {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        [address, all].into_iter().any(|at| {
+            let last = self.left.get(self.tag(protocol, at, port));
+            last.is_some_and(|last| now.since(Mono(last)) < OUTLIVES)
+        })
+    }
+
     /// Keeps what the kernel says, that somebody serves this port or nobody does, and returns whether it is a service's: one that
-    /// was served in the last ten minutes still is.
+    /// was served in the last ten minutes still is, and so is one that was let go of since.
     pub fn learn(
         &mut self,
         protocol: Protocol,
@@ -65,7 +92,8 @@ impl KnownServices {
         if served {
             self.served.put(tag, now.0);
         }
-        let service = (self.served.get(tag)).is_some_and(|last| now.since(Mono(last)) < OUTLIVES);
+        let served = (self.served.get(tag)).is_some_and(|last| now.since(Mono(last)) < OUTLIVES);
+        let service = served || self.was_left(protocol, address, port, now);
         self.answers.put(tag, now.0 << 1 | u64::from(service));
         service
     }
@@ -108,6 +136,7 @@ impl Default for KnownServices {
         Self {
             answers: Ports::default(),
             served: Ports::default(),
+            left: Ports::default(),
             key: RandomState::new(),
         }
     }
@@ -159,6 +188,29 @@ mod tests {
             .filter(|&(at, port)| known.lookup(TCP, at, port, soon) == Some((port % 7 == 0, t0)));
         // Now and then, nine share a hash.
         assert!(kept.count() > 2000);
+    }
+
+    #[test]
+    fn a_port_that_was_let_go_of_is_no_trap_for_ten_minutes() {
+        let udp = Protocol::Udp;
+        let mut known = KnownServices::default();
+        let (a, b) = addresses();
+        let t0 = Mono(10_000);
+        assert!(!known.learn(udp, a, 700, false, t0));
+        known.leave(udp, SocketAddr::new(a, 700), t0);
+        assert_eq!(known.lookup(udp, a, 700, t0), Some((true, t0)));
+        assert!(known.learn(udp, a, 700, false, t0));
+        assert!(!known.learn(udp, b, 700, false, t0), "another address");
+        assert!(!known.learn(TCP, a, 700, false, t0));
+        known.leave(udp, "[::]:701".parse().unwrap(), t0);
+        let ipv6 = "2001:db8::1".parse().unwrap();
+        for at in [a, b, ipv6] {
+            assert!(known.learn(udp, at, 701, false, t0), "{at}");
+            assert!(!known.learn(udp, at, 701, false, t0.later(OUTLIVES)));
+        }
+        known.leave(udp, "0.0.0.0:702".parse().unwrap(), t0);
+        assert!(known.learn(udp, b, 702, false, t0));
+        assert!(!known.learn(udp, ipv6, 702, false, t0));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What somebody listens on is no trap.
 
 use std::io::Write;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+
+use portsentry::host::Closings;
 
 use crate::lab::{Daemon, Pair, at, eventually};
 
@@ -93,6 +95,36 @@ fn answers_to_a_connected_udp_socket_ban_nobody() {
     }
     daemon.has_counted("services", 10);
     daemon.assert_nobody_is_banned();
+}
+
+#[test]
+fn answers_that_come_when_who_asked_has_gone_ban_nobody() {
+    let Pair { host, stranger } = &Pair::new();
+    let server = stranger.inside(|| UdpSocket::bind((Pair::STRANGER, 53)).unwrap());
+    let daemon = Daemon::start(host, TOUCHY);
+    // What the kernel tells one, it has told all.
+    let mut closings = host.inside(|| Closings::open(Some(0..=u16::MAX)).unwrap());
+    // As programs of root do it that must have a port below 1024, and as others.
+    for bind in ["0.0.0.0:700", "[::]:701", "10.77.0.1:702", "0.0.0.0:0"] {
+        let client = host.inside(|| UdpSocket::bind(bind).unwrap());
+        let to = match client.local_addr().unwrap() {
+            SocketAddr::V4(_) => format!("{}:53", Pair::STRANGER),
+            SocketAddr::V6(_) => format!("[::ffff:{}]:53", Pair::STRANGER),
+        };
+        client.send_to(b"question", to).unwrap();
+        drop(client);
+        let (_, from) = server.recv_from(&mut [0; 64]).unwrap();
+        eventually("it is told that the port is free", || {
+            let mut told = closings.take().into_iter();
+            told.any(|it| it.port() == from.port()).then_some(())
+        });
+        server.send_to(b"late answer", from).unwrap();
+    }
+    daemon.has_counted("services", 4);
+    daemon.assert_nobody_is_banned();
+    // What nobody asked for is a probe, also from there.
+    server.send_to(b"?", (Pair::HOST, 703)).unwrap();
+    daemon.element("banned4", Pair::STRANGER);
 }
 
 #[test]
