@@ -15,6 +15,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Complaints, Config, Loaded};
 use crate::control::{self, AskError, Line, Listed, Request};
+use crate::privilege::User;
 use crate::{daemon, log, respond};
 use flags::Flags;
 
@@ -298,6 +299,11 @@ fn check(file: &Path) -> Result<(), Failure> {
     let mut but = "";
     if !passed_over.is_empty() {
         say(&format!("in the ignore files:\n{passed_over}"));
+        but = ", but see the warnings";
+    }
+    // A file for another host may be checked here.
+    if let Some(Err(cause)) = config.daemon.user.as_deref().map(User::named) {
+        say(&cause.to_string());
         but = ", but see the warnings";
     }
     if let Some(hindrance) = respond::iptables::foreseen(&config) {

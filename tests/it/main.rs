@@ -277,6 +277,19 @@ fn files_beside_the_main_one_are_read_after_it_and_checked_too() {
 }
 
 #[test]
+fn a_user_that_is_not_there_is_told_before_a_start_is_refused() {
+    let said = Files::new("daemon.user = \"no-such-user\"\n").portsentry(&["check"]);
+    assert_eq!(
+        (said.status, said.out.as_str(), said.err.as_str()),
+        (
+            0,
+            "portsentry.toml: no mistakes found, but see the warnings\n",
+            "portsentry: daemon.user names no-such-user, and there is no such user; create it, or name another\n"
+        )
+    );
+}
+
+#[test]
 fn ignore_files_are_checked_too() {
     let files = Files::new("");
     let ignore = files.path("ignore.list").display().to_string();
