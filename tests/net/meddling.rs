@@ -264,3 +264,40 @@ fn a_table_that_is_put_to_sleep_is_woken() {
     assert!(both_stand(host).is_some());
     assert_eq!(daemon.banned(), [A, B]);
 }
+
+/// What is done while ten thousand bans are on their way back counts: an element that is added is a ban, a flush is repaired.
+#[test]
+fn what_others_do_in_the_middle_of_a_repair_counts() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    let address = |n| format!("11.0.{}.{}", n >> 8, n & 255);
+    let all: Vec<String> = (0..10_000).map(address).collect();
+    std::fs::write(daemon.path("list"), all.join("\n")).expect("the directory is ours");
+    daemon.ok(&["import", &daemon.path("list").display().to_string()]);
+    let mut expected = all.len();
+    for n in 1..=4 {
+        host.nft("flush ruleset");
+        let element = format!("198.51.100.{n}");
+        let words = format!("add element inet portsentry banned4 {{ {element} timeout 1h }}");
+        // The table is the first thing that is there again.
+        eventually("the element is added", || {
+            host.try_nft(&words).status.success().then_some(())
+        });
+        expected += 1;
+        if n == 4 {
+            host.nft("flush ruleset");
+            host.nft("flush ruleset");
+            // Nobody can tell whether it was heard of before it was gone.
+            expected -= usize::from(!daemon.ok(&["list"]).contains(&element));
+        }
+        eventually(&format!("all are in force, {element} too"), || {
+            let status = daemon.json("status");
+            let counts = [&status["intended"], &status["enforced"]];
+            let is_whole = host.elements("banned4").len() == expected;
+            (is_whole && counts == [&json!(expected); 2]).then_some(())
+        });
+        let listed = daemon.ok(&["list"]);
+        assert!(n == 4 || listed.contains(&element), "{element} is a ban");
+        assert_eq!(daemon.json("status")["state"], "enforcing");
+    }
+}

@@ -29,6 +29,9 @@ const FIRST: usize = 256;
 /// In so many milliseconds an element may end by itself, and an end that has moved by less is the same one.
 const SOON: u64 = 2000;
 
+/// Bans that are taken out one by one, at most, in that moment. Where more are missing, a set was flushed, or not read to its end.
+const MOST_REMOVED: usize = 1000;
+
 /// Who does what nobody has heard of.
 const SOMEBODY: &str = "somebody";
 
@@ -110,8 +113,7 @@ impl Nftables {
         failures: &Failures,
     ) -> Result<Option<Meddling>, Errno> {
         let found = self.line.inspect(&self.table)?;
-        let found = found.filter(|found| Some(found.handle) == self.handle);
-        let Some(found) = found.filter(|_| failures.is_empty()) else {
+        let Some(found) = found.filter(|found| Some(found.handle) == self.handle) else {
             return Ok(Some(anything(SOMEBODY)));
         };
         let friends = self.line.friends(&self.table, &found)?;
@@ -121,29 +123,50 @@ impl Nftables {
             is_frame: has_other_friends || !self.is_right(&found),
             ..Meddling::default()
         };
-        let mut expected: HashMap<Source, Option<u64>> = put
+        let left_of = |entry: &Entry| entry.element.timeout.map(Timeout::left);
+        let mut missing: HashMap<Source, Option<u64>> = put
             .iter()
-            .map(|entry| (entry.source, entry.element.timeout.map(Timeout::left)))
+            .map(|entry| (entry.source, left_of(entry)))
             .collect();
         for set in self.sets.clone() {
             let elements = self.line.list(&self.table, set)?;
             for held in elements.iter().filter_map(|element| held(set, element)) {
                 let left = held.clock.map(|clock| clock.left);
-                let is_as_put = expected
-                    .remove(&held.source)
-                    .is_some_and(|put| is_same(put, left));
-                if !is_as_put {
+                let put = missing.remove(&held.source);
+                if !put.is_some_and(|put| is_same(put, left)) {
                     meddling.added.push(held);
                 }
             }
         }
-        let lasts = |left: &Option<u64>| left.is_none_or(|left| left > SOON);
-        let gone = expected.into_iter().filter(|(_, left)| lasts(left));
-        meddling.removed.extend(gone.map(|(source, _)| source));
-        let is_nothing =
-            !meddling.is_frame && meddling.added.is_empty() && meddling.removed.is_empty();
+        missing.retain(|_, left| left.is_none_or(|left| left > SOON));
+        // What was found to be lost is put back anyway.
+        if !self.lost {
+            meddling.is_emptied =
+                !failures.is_empty() || missing.len() > MOST_REMOVED || is_flush(put, &missing);
+            if !meddling.is_emptied {
+                meddling.removed = missing.into_keys().collect();
+            }
+        }
+        let is_nothing = meddling
+            == Meddling {
+                by: SOMEBODY.to_owned(),
+                ..Meddling::default()
+            };
         Ok((!is_nothing).then_some(meddling))
     }
+}
+
+/// Whether, in some set, all are missing that were put in up to some moment, at least two: who flushes a set takes those. Who
+/// takes some out by hand takes others.
+fn is_flush(put: &[Entry], missing: &HashMap<Source, Option<u64>>) -> bool {
+    let mut sets: Vec<BanSet> = put.iter().map(|entry| entry.set).collect();
+    BanSet::put_in_order(&mut sets);
+    sets.into_iter().any(|set| {
+        let in_set = || put.iter().filter(|entry| entry.set == set);
+        let is_missing = |entry: &&Entry| missing.contains_key(&entry.source);
+        let count = in_set().filter(is_missing).count();
+        count >= 2 && in_set().take_while(is_missing).count() == count
+    })
 }
 
 /// Whether an element that was put in with so much time left may have this much by now.

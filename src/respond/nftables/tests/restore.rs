@@ -138,6 +138,32 @@ fn what_was_taken_away_while_nobody_listened_rings() {
     assert!(!meddling.is_emptied);
     assert!(!rings(&nftables) && nftables.hear().is_empty());
 
+    // A set that was flushed when the first of them were in.
+    let some: String = bans[..600]
+        .iter()
+        .filter(|ban| ban.source.address().is_ipv4())
+        .map(|ban| format!("{}, ", ban.source.address()))
+        .collect();
+    put_back(&mut nftables, &bans, now);
+    nftables.hear();
+    nftables.events.as_mut().unwrap().pause().unwrap();
+    let before = nftables.line.changes_of_others();
+    load(&format!(
+        "delete element inet portsentry banned4 {{ {some} }}\nadd element inet portsentry banned4 {{ 192.0.2.9 }}"
+    ));
+    nftables.listen_again(before, &entries, &failures);
+    let heard = nftables.hear();
+    let [meddling] = heard.as_slice() else {
+        panic!("{heard:?}");
+    };
+    assert!(meddling.is_emptied && !meddling.is_frame && meddling.removed.is_empty());
+    assert!(
+        meddling
+            .added
+            .iter()
+            .any(|it| it.source.to_string() == "192.0.2.9")
+    );
+
     for damage in ["flush ruleset", "delete table inet portsentry"] {
         nftables.events.as_mut().unwrap().pause().unwrap();
         let before = nftables.line.changes_of_others();
