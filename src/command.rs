@@ -152,6 +152,7 @@ impl Outcome {
                 source: None,
                 ban: None,
                 within: 0,
+                stands: false,
             }));
         }
         for lifted in unbanned.lifted {
@@ -160,6 +161,7 @@ impl Outcome {
                 source: Some(lifted.source.to_string()),
                 ban: lifted.ban.as_ref().map(|ban| listed(ban, now)),
                 within: lifted.within,
+                stands: lifted.stands,
             }));
         }
         unbanned.failures

@@ -388,6 +388,9 @@ pub struct Lifted {
     pub ban: Option<Listed>,
     /// Bans that lay within it and go on.
     pub within: u64,
+    /// Whether the source may be shut out still: some responder has failed, or has not answered.
+    #[serde(default)]
+    pub stands: bool,
 }
 
 /// What a reload did.

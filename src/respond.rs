@@ -41,6 +41,14 @@ pub trait Responder {
     /// The step that failed, what the kernel said, and the remedy where one is known. Nothing is left half made.
     fn prepare(&mut self) -> Result<Prepared, Error>;
 
+    /// Whether what it has made is for us to change: where it belongs to another program alone, nothing can be lifted either.
+    ///
+    /// # Errors
+    /// It does; with the remedy.
+    fn is_free(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes `bans` hold in the world, each for the time it has left at `now`. A source already there gets the new
     /// end and reason.
     ///
@@ -376,6 +384,15 @@ impl Responders {
             Some(error) if self.0.iter().all(|one| one.absent.is_some()) => Err(error),
             _ => Ok(found),
         }
+    }
+
+    /// Whether what they have made is for us to change; looked at where nothing is made ready.
+    ///
+    /// # Errors
+    /// The first of which it is not.
+    pub fn are_free(&mut self) -> Result<(), Error> {
+        let mut all = self.0.iter_mut();
+        all.try_for_each(|one| one.responder.get().is_free())
     }
 
     /// Has them work for whoever asks, each as long as it takes.

@@ -244,6 +244,7 @@ fn tell_lifted(client: &Client, bans: Vec<Listed>) -> Result<(), Failure> {
                 source: Some(ban.source.clone()),
                 ban: Some(ban),
                 within: 0,
+                stands: false,
             };
             writeln!(out, "{}", unban::sentence(&lifted, now))
         })

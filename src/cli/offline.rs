@@ -173,6 +173,8 @@ impl Session {
         if makes_ready {
             look_names_up(&mut guard)?;
             responders.prepare()?;
+        } else {
+            responders.are_free()?;
         }
         let cannot_start = |error| Failure::from(format!("cannot write history: {error}"));
         let recorder = Recorder::start(history, TextFiles::default()).map_err(cannot_start)?;

@@ -110,8 +110,17 @@ pub(super) fn sentence(one: &Lifted, now: Now) -> String {
     let Some(source) = &one.source else {
         return format!("{} is not banned", one.asked.as_deref().unwrap_or("it"));
     };
-    let mut text = format!("{source} unbanned");
-    if let Some(asked) = one.asked.as_ref().filter(|asked| *asked != source) {
+    let mut text = source.clone();
+    let asked = one.asked.as_ref().filter(|asked| *asked != source);
+    if one.stands {
+        if let Some(asked) = asked {
+            let _ = write!(text, ", which covers {asked},");
+        }
+        text.push_str(" may still be shut out");
+        return text;
+    }
+    text.push_str(" unbanned");
+    if let Some(asked) = asked {
         let _ = write!(text, ", which covers {asked}");
     }
     match &one.ban {
@@ -132,4 +141,29 @@ pub(super) fn sentence(one: &Lifted, now: Now) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_hold_still_is_not_told_as_unbanned() {
+        let mut one = Lifted {
+            asked: Some("203.0.113.7".to_owned()),
+            source: Some("203.0.113.0/24".to_owned()),
+            ban: None,
+            within: 0,
+            stands: false,
+        };
+        assert_eq!(
+            sentence(&one, Now::read()),
+            "203.0.113.0/24 unbanned, which covers 203.0.113.7 (found in the kernel alone)"
+        );
+        one.stands = true;
+        assert_eq!(
+            sentence(&one, Now::read()),
+            "203.0.113.0/24, which covers 203.0.113.7, may still be shut out"
+        );
+    }
 }

@@ -164,6 +164,11 @@ impl Agreement {
             .map_or(Ok(()), Err)
     }
 
+    /// Whether this one, which was to be lifted, may hold somewhere still.
+    pub(super) fn may_hold(&self, source: Source) -> bool {
+        self.posts.iter().any(|post| post.may_hold(source))
+    }
+
     /// What stands between these and what was ordered for them; `None`: nothing.
     fn obstacles(&self, sources: &[Source]) -> Option<String> {
         self.told_by(|post| post.obstacle(sources))

@@ -60,6 +60,8 @@ pub struct Lifted {
     pub ban: Option<Ban>,
     /// How many bans lie within it, and go on: counted where somebody asked for this one.
     pub within: u64,
+    /// Whether it may hold somewhere still: looked at where somebody asked for this one, or for all.
+    pub stands: bool,
 }
 
 /// What lifting bans came to.
@@ -164,6 +166,7 @@ impl Engine {
         self.follow_up(now);
         for lifted in &mut unbanned.lifted {
             lifted.within = self.bans.count_within(lifted.source);
+            lifted.stands = self.world.may_hold(lifted.source);
         }
         // Also where nothing was found: a list of the world that is under way may have it.
         if let Some(lifted) = &mut self.lifted_since_start {
@@ -184,6 +187,9 @@ impl Engine {
             .failures
             .extend(self.world.is_cleared_of(&all, now).err());
         self.follow_up(now);
+        for lifted in &mut unbanned.lifted {
+            lifted.stands = self.world.may_hold(lifted.source);
+        }
         unbanned
     }
 
@@ -239,6 +245,7 @@ impl Engine {
                 source,
                 ban,
                 within: 0,
+                stands: false,
             });
         }
         self.bans.forgive(&forgiven);

@@ -571,6 +571,11 @@ impl Post {
         self.unenforced.len() + self.refused.len() + self.next.put.len() + under_way
     }
 
+    /// Whether a ban that it was to lift may hold there still.
+    pub(super) fn may_hold(&self, source: Source) -> bool {
+        self.under_way.is_some() || self.unlifted.contains(&source)
+    }
+
     /// What stands between these and what was ordered for them; `None`: nothing.
     pub(super) fn obstacle(&self, sources: &[Source]) -> Option<String> {
         let is_stuck = |source| self.unlifted.contains(source) || self.unenforced.contains(source);

@@ -629,6 +629,7 @@ fn an_unban_that_fails_says_so_and_is_tried_again() {
     bench.world.borrow_mut().broken = true;
     let unbanned = bench.engine.unban(STRANGER.parse().unwrap(), "uid 0", NOW);
     assert_eq!(unbanned.failures, ["fake: out of order"]);
+    assert!(unbanned.lifted[0].stands);
     bench.world.borrow_mut().broken = false;
     bench.engine.tick(after(1));
     assert!(bench.held().is_empty());

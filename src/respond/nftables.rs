@@ -131,7 +131,7 @@ impl Nftables {
             return;
         };
         match (errno, entries) {
-            (Errno::EPERM, _) => refused(entries, errno, failures),
+            (Errno::EPERM, _) => self.forbidden(entries, failures),
             // It is not this or that one when the table has gone again; and each refusal costs the kernel some 10 ms.
             (Errno::ENOENT, _) if !self.stands() => refused(entries, errno, failures),
             // When one has found no room, others are not taken apart to find some: that would take minutes.
@@ -154,7 +154,7 @@ impl Nftables {
         match (errno, entries) {
             (Errno::ENOENT, [_]) => {}
             (Errno::ENOENT, _) if self.line.handle(&self.table) == Ok(None) => {}
-            (Errno::EPERM, _) => refused(entries, errno, failures),
+            (Errno::EPERM, _) => self.forbidden(entries, failures),
             (Errno::ENOBUFS, [entry]) if !self.holds(entry) => {}
             (_, [_]) => refused(entries, errno, failures),
             (_, _) => {
@@ -162,6 +162,16 @@ impl Nftables {
                 self.lift(some, failures);
                 self.lift(others, failures);
             }
+        }
+    }
+
+    /// Notes that we may not do it with these, and why.
+    fn forbidden(&mut self, entries: &[Entry], failures: &mut Failures) {
+        let words = self
+            .is_free()
+            .map_or_else(|error| error.message, |()| said(Errno::EPERM));
+        for entry in entries {
+            failures.note(entry.source, words.clone());
         }
     }
 
@@ -274,6 +284,11 @@ impl Responder for Nftables {
 
     fn prepare(&mut self) -> Result<Prepared, Error> {
         self.prepare_table()
+    }
+
+    fn is_free(&mut self) -> Result<(), Error> {
+        self.look_whether_it_is_free()
+            .map_err(|step| self.told(step))
     }
 
     fn ban(&mut self, bans: &[&Ban], now: Now) -> Result<(), Error> {

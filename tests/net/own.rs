@@ -116,3 +116,56 @@ fn a_program_that_is_under_way_does_not_keep_the_table_of_a_daemon_that_was_kill
     daemon.element("banned4", Pair::STRANGER);
     daemon.element("banned4", "203.0.113.7");
 }
+
+#[test]
+fn a_command_that_may_not_change_the_table_lifts_nothing_and_says_why() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "nftables.own = \"auto\"");
+    if !is_new_enough(host) {
+        return;
+    }
+    daemon.ok(&["ban", "203.0.113.7"]);
+    // With another configuration, it knows nothing of this daemon.
+    let other = Daemon::new(host, "");
+    for arguments in [&["unban", "203.0.113.7"][..], &["unban", "--all"]] {
+        let said = other.command(arguments);
+        assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");
+        for words in [
+            "belongs to another program",
+            "give this one the same configuration (-c)",
+        ] {
+            assert!(said.err.contains(words), "{said:?}");
+        }
+    }
+    let history = other.command(&["history"]);
+    assert!(!history.out.contains("203.0.113.7"), "{history:?}");
+    daemon.element("banned4", "203.0.113.7");
+    daemon.ok(&["unban", "203.0.113.7"]);
+    assert!(host.element("banned4", "203.0.113.7").is_none());
+}
+
+/// What an owner leaves takes no file over it, and goes by hand; a reload of the whole ruleset has no trouble with it.
+#[test]
+fn what_an_owner_has_left_is_made_anew_by_a_file_when_it_has_been_deleted() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "nftables.own = \"auto\"");
+    if !is_new_enough(host) {
+        return;
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/nft/portsentry.nft");
+    let include = format!("include \"{file}\"\n");
+    for remedy in ["delete table inet portsentry; ", "flush ruleset; "] {
+        daemon.ok(&["ban", "203.0.113.7"]);
+        daemon.stop();
+        daemon.element("banned4", "203.0.113.7");
+        let said = String::from_utf8_lossy(&host.try_nft(&include).stderr).into_owned();
+        assert!(said.contains("Operation not supported"), "{said}");
+        daemon.element("banned4", "203.0.113.7");
+        host.nft(&format!("{remedy}{include}"));
+        assert!(host.element("banned4", "203.0.113.7").is_none());
+        daemon.restart();
+        daemon.element("banned4", "203.0.113.7");
+        let listing = host.nft("list table inet portsentry");
+        assert!(listing.contains("flags owner"), "{listing}");
+    }
+}

@@ -70,6 +70,15 @@ impl Nftables {
         self.line.inspect(&self.table).map_err(Doing::Look.at())
     }
 
+    /// Whether we may change the table, if there is one.
+    pub(super) fn look_whether_it_is_free(&mut self) -> Result<(), Step> {
+        match self.look_for_a_free_one() {
+            Ok(Some(found)) if self.is_anothers(&found) => Err(Step(Doing::Own, Errno::EPERM)),
+            // Who cannot look will hear why from what he is about to do.
+            _ => Ok(()),
+        }
+    }
+
     /// Whether somebody else alone may change the table.
     pub(super) fn is_anothers(&self, found: &Found) -> bool {
         matches!(found.owner, Owner::Port(port) if port != self.port)

@@ -286,7 +286,8 @@ impl Doing {
             Self::Own if errno == Errno::EPERM => {
                 return format!(
                     "table inet {table} belongs to another program, which alone may change it as long as it runs (\"nft list table inet \
-                     {table}\" names it); end that, or set nftables.table in the configuration to another name"
+                     {table}\" names it); if that is a portsentry, give this one the same configuration (-c); else end it, or set \
+                     nftables.table in the configuration to another name"
                 );
             }
             Self::Own => "take over",
