@@ -10,7 +10,7 @@ use crate::config::ignore::HostName;
 use crate::control::{self, Line, MAX_IMPORT, Request, Why};
 use crate::detect::Seen;
 use crate::engine::explain::{Explanation, Standing};
-use crate::engine::{Engine, Order, Refusal, Unbanned};
+use crate::engine::{Clearing, Engine, Order, Refusal, Unbanned};
 use crate::guard::Named;
 use crate::history::Seq;
 use crate::policy::{Ban, Crowd, Reason};
@@ -66,15 +66,17 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
             let reason = Reason::parse(reason.as_deref().unwrap_or("imported"));
             outcome.import(engine, &sources, length, &reason, now)
         }
-        Request::Unban { sources } => {
-            let sources: Result<Vec<Source>, String> =
-                sources.iter().map(|text| parse(text)).collect();
-            sources.and_then(|sources| outcome.unban(engine, &sources, by, now))
-        }
-        Request::UnbanAll => {
-            let unbanned = engine.unban_all(by, now);
-            let failures = outcome.tell(None, unbanned, now);
-            one_sentence(failures)
+        Request::Unban { .. } | Request::UnbanAll => {
+            return match Unbanning::begin(engine, &request, by) {
+                Ok(mut unbanning) => {
+                    while !unbanning.go_on(engine, now) {}
+                    unbanning.finish(engine)
+                }
+                Err(why) => Outcome {
+                    lines: vec![Line::Failed(why)],
+                    ..outcome
+                },
+            };
         }
         Request::Status
         | Request::List
@@ -88,6 +90,88 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
         .lines
         .push(done.map_or_else(Line::Failed, |()| Line::Done));
     outcome
+}
+
+/// A request to lift bans, which may be many: carried out a portion at a time.
+pub struct Unbanning {
+    left: Left,
+    by: String,
+    outcome: Outcome,
+    failures: Vec<String>,
+}
+
+enum Left {
+    Named(std::vec::IntoIter<Source>),
+    All(Clearing),
+}
+
+/// Sources in a portion, each of which is looked for in every responder: some 2 ms.
+const UNBANNED_AT_ONCE: usize = 16;
+
+impl Unbanning {
+    /// Begins with such a request, for the one who is named `by`.
+    ///
+    /// # Errors
+    /// It names something else than sources, or is another request.
+    pub fn begin(engine: &Engine, request: &Request, by: &str) -> Result<Self, String> {
+        let left = match request {
+            Request::Unban { sources } => {
+                let sources: Result<Vec<Source>, String> =
+                    sources.iter().map(|text| parse(text)).collect();
+                Left::Named(sources?.into_iter())
+            }
+            Request::UnbanAll => Left::All(engine.begin_clearing()),
+            _ => return Err("this request lifts no bans".to_owned()),
+        };
+        Ok(Self {
+            left,
+            by: by.to_owned(),
+            outcome: Outcome {
+                recorded: None,
+                lines: Vec::new(),
+            },
+            failures: Vec::new(),
+        })
+    }
+
+    /// Lifts some more. Whether that was all.
+    pub fn go_on(&mut self, engine: &mut Engine, now: Now) -> bool {
+        match &mut self.left {
+            Left::Named(sources) => {
+                for source in sources.by_ref().take(UNBANNED_AT_ONCE) {
+                    let unbanned = engine.unban(source, &self.by, now);
+                    let failures = self.outcome.tell(Some(source), unbanned, now);
+                    self.failures.extend(failures);
+                }
+                sources.len() == 0
+            }
+            Left::All(clearing) => {
+                let unbanned = engine.clear_some(clearing, &self.by, now);
+                let failures = self.outcome.tell(None, unbanned, now);
+                self.failures.extend(failures);
+                clearing.is_over()
+            }
+        }
+    }
+
+    /// What came of it, when that was all.
+    #[must_use]
+    pub fn finish(self, engine: &Engine) -> Outcome {
+        let mut outcome = self.outcome;
+        if matches!(self.left, Left::All(_)) && !self.failures.is_empty() {
+            for line in &mut outcome.lines {
+                if let Line::Lifted(one) = line {
+                    let source = one.source.as_deref().and_then(|it| it.parse().ok());
+                    one.stands = source.is_some_and(|source| engine.may_hold(source));
+                }
+            }
+        }
+        let done = one_sentence(self.failures);
+        outcome
+            .lines
+            .push(done.map_or_else(Line::Failed, |()| Line::Done));
+        outcome
+    }
 }
 
 impl Outcome {
@@ -125,21 +209,6 @@ impl Outcome {
             refused: imported.refused.iter().map(refused).collect(),
         }));
         Ok(())
-    }
-
-    fn unban(
-        &mut self,
-        engine: &mut Engine,
-        sources: &[Source],
-        by: &str,
-        now: Now,
-    ) -> Result<(), String> {
-        let mut failures = Vec::new();
-        for source in sources {
-            let unbanned = engine.unban(*source, by, now);
-            failures.extend(self.tell(Some(*source), unbanned, now));
-        }
-        one_sentence(failures)
     }
 
     /// Adds what was lifted to the reply; gives back what failed.

@@ -50,7 +50,7 @@ pub use counters::Counters;
 pub use health::{Health, Repair};
 pub use logins::FindLogins;
 use meddling::Fights;
-pub use orders::{Lifted, Order, Refusal, Unbanned};
+pub use orders::{Clearing, Lifted, Order, Refusal, Unbanned};
 pub use programs::Errand;
 use programs::{Programs, Purpose};
 use provisional::Provisional;

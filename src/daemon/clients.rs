@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
 
 use crate::clock::Mono;
+use crate::command::Unbanning;
 use crate::config::WatchMode;
 use crate::control::{Client, Line, Step};
 use crate::history::Seq;
@@ -63,12 +64,16 @@ enum Answer {
     NotAsked,
     /// The bans after this one are still to be listed; `None`: all are.
     Listing(Option<Place>),
+    /// Bans are still to be lifted.
+    Unbanning(Box<Unbanning>),
     /// Ready, but history must have written up to the mark first, which is waited for until then.
     AfterHistory {
         mark: Seq,
         lines: Vec<Line>,
         until: Mono,
     },
+    /// Ready, and these lines of it are still to be said.
+    Telling(VecDeque<Line>),
     /// All of it is in the client's outbox.
     Complete,
     /// The same, and it stays on the line: these modes are in force for as long as it does.
@@ -255,17 +260,18 @@ impl Conversation {
     fn standing(&self) -> Option<Standing> {
         match self.answer {
             Answer::NotAsked => Some(Standing::Silent),
-            Answer::Listing(_) | Answer::Complete => Some(Standing::Reader),
+            Answer::Listing(_) | Answer::Telling(_) | Answer::Complete => Some(Standing::Reader),
             Answer::NotHeard => Some(Standing::Fresh),
             Answer::AfterHistory { .. } => Some(Standing::Waiting),
-            Answer::Leased(_) => None,
+            // What was begun for it is done to its end.
+            Answer::Unbanning(_) | Answer::Leased(_) => None,
         }
     }
 
     fn deadline(&self) -> Option<Mono> {
         match self.answer {
             Answer::AfterHistory { until, .. } => Some(until),
-            Answer::Leased(_) => None,
+            Answer::Unbanning(_) | Answer::Leased(_) => None,
             _ => Some(self.moved.later(IDLE)),
         }
     }

@@ -60,7 +60,7 @@ pub struct Lifted {
     pub ban: Option<Ban>,
     /// How many bans lie within it, and go on: counted where somebody asked for this one.
     pub within: u64,
-    /// Whether it may hold somewhere still: looked at where somebody asked for this one, or for all.
+    /// Whether it may hold somewhere still: looked at where somebody asked for this one.
     pub stands: bool,
 }
 
@@ -74,6 +74,25 @@ pub struct Unbanned {
     /// Reply when history has written this far; `None`: there was nothing to write.
     pub recorded: Option<Seq>,
 }
+
+/// How far the lifting of all bans is, which is done in portions between other events.
+#[derive(Debug)]
+pub struct Clearing {
+    left: Vec<Source>,
+    lifted: Vec<Source>,
+    is_over: bool,
+}
+
+impl Clearing {
+    /// Whether all are lifted, or have failed to be.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+/// Bans in a portion: some 2 ms.
+const CLEARED_AT_ONCE: usize = 128;
 
 /// Why nobody is banned on demand where there are no responders.
 pub(super) const PROGRAMS_ALONE: &str =
@@ -176,21 +195,72 @@ impl Engine {
         unbanned
     }
 
-    /// Lifts every ban there is, those that stand in the world alone too.
-    pub fn unban_all(&mut self, by: &str, now: Now) -> Unbanned {
+    /// Begins to lift every ban there is, those that stand in the world alone too.
+    #[must_use]
+    pub fn begin_clearing(&self) -> Clearing {
+        Clearing {
+            left: self.bans.iter().map(|ban| ban.source).collect(),
+            lifted: Vec::new(),
+            is_over: false,
+        }
+    }
+
+    /// Lifts some more of them, and with the last all that has come meanwhile. What fails is told at the end, where also what was
+    /// lifted before may turn out to [hold still](Self::may_hold).
+    pub fn clear_some(&mut self, clearing: &mut Clearing, by: &str, now: Now) -> Unbanned {
         self.notice(now);
-        let all: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
-        self.world.unban_all(&all, now);
-        self.listing_is_stale = true;
-        let mut unbanned = self.have_lifted(&all, Ending::Unban, by, now);
+        if clearing.left.len() <= CLEARED_AT_ONCE {
+            return self.clear(clearing, by, now);
+        }
+        let mut portion = clearing
+            .left
+            .split_off(clearing.left.len() - CLEARED_AT_ONCE);
+        portion.retain(|source| self.bans.get(*source).is_some());
+        self.world.unban(&portion, now);
+        let mut unbanned = self.lifted(&portion, Ending::Unban, by, now);
         unbanned
             .failures
-            .extend(self.world.is_cleared_of(&all, now).err());
+            .extend(self.undo_by_program(&portion, now));
+        clearing.lifted.extend(portion);
         self.follow_up(now);
-        for lifted in &mut unbanned.lifted {
-            lifted.stands = self.world.may_hold(lifted.source);
-        }
         unbanned
+    }
+
+    /// Whether this one, which was to be lifted, may hold somewhere still.
+    #[must_use]
+    pub fn may_hold(&self, source: Source) -> bool {
+        self.world.may_hold(source)
+    }
+
+    fn clear(&mut self, clearing: &mut Clearing, by: &str, now: Now) -> Unbanned {
+        clearing.is_over = true;
+        let rest: Vec<Source> = self.bans.iter().map(|ban| ban.source).collect();
+        clearing.lifted.extend(&rest);
+        let all = &clearing.lifted;
+        self.world.unban_all(all, now);
+        self.listing_is_stale = true;
+        let mut unbanned = self.lifted(&rest, Ending::Unban, by, now);
+        log_each(all, |source| lifted(*source, Ending::Unban, by));
+        unbanned.failures.extend(self.undo_by_program(&rest, now));
+        unbanned
+            .failures
+            .extend(self.world.is_cleared_of(all, now).err());
+        self.follow_up(now);
+        unbanned
+    }
+
+    /// Lifts every ban there is at once.
+    #[cfg(test)]
+    pub fn unban_all(&mut self, by: &str, now: Now) -> Unbanned {
+        let mut clearing = self.begin_clearing();
+        let mut all = Unbanned::default();
+        while !clearing.is_over() {
+            let some = self.clear_some(&mut clearing, by, now);
+            all.lifted.extend(some.lifted);
+            all.failures.extend(some.failures);
+            all.recorded = all.recorded.max(some.recorded);
+        }
+        all
     }
 
     pub(super) fn lift(&mut self, sources: &[Source], how: Ending, by: &str, now: Now) -> Unbanned {
@@ -207,6 +277,7 @@ impl Engine {
         now: Now,
     ) -> Unbanned {
         let mut unbanned = self.lifted(sources, how, by, now);
+        log_each(sources, |source| lifted(*source, how, by));
         unbanned.failures.extend(self.undo_by_program(sources, now));
         unbanned
     }
@@ -249,7 +320,6 @@ impl Engine {
             });
         }
         self.bans.forgive(&forgiven);
-        log_each(sources, |source| lifted(*source, how, by));
         let bans = unbanned.lifted.iter().filter_map(|it| it.ban.as_ref());
         self.heed_forced(bans, now);
         unbanned

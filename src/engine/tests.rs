@@ -1226,3 +1226,45 @@ fn a_ban_that_ended_while_the_world_was_listed_is_not_adopted() {
     bench.engine.adopt(vec![held], after(600));
     assert!(bench.engine.bans().is_empty());
 }
+
+#[test]
+fn all_are_lifted_a_portion_at_a_time_and_who_comes_meanwhile_too() {
+    let mut bench = Bench::new("");
+    let many: Vec<Source> = (0..600_u16)
+        .map(|n| format!("198.51.{}.{}", n / 256, n % 256).parse().unwrap())
+        .collect();
+    for is_broken in [false, true] {
+        let reason = Reason::parse("by hand");
+        let hour = Some(Duration::from_secs(3600));
+        bench.engine.import(&many, hour, &reason, NOW).unwrap();
+        let mut clearing = bench.engine.begin_clearing();
+        let mut unbanned = bench.engine.clear_some(&mut clearing, "uid 0", NOW).lifted;
+        assert!(!clearing.is_over() && !unbanned.is_empty());
+        assert_eq!(bench.held().len(), many.len() - unbanned.len());
+        bench.order(STRANGER).unwrap();
+        bench.world.borrow_mut().broken = is_broken;
+        let mut failures = Vec::new();
+        while !clearing.is_over() {
+            let some = bench.engine.clear_some(&mut clearing, "uid 0", NOW);
+            unbanned.extend(some.lifted);
+            failures.extend(some.failures);
+        }
+        assert_eq!(unbanned.len(), many.len() + 1);
+        assert!(bench.engine.bans().is_empty());
+        let stand = unbanned.iter().map(|it| it.source);
+        let stand: Vec<Source> = stand.filter(|it| bench.engine.may_hold(*it)).collect();
+        assert!(
+            bench
+                .held()
+                .iter()
+                .all(|it| stand.contains(&it.parse().unwrap()))
+        );
+        assert_eq!(
+            (failures.is_empty(), stand.is_empty()),
+            (!is_broken, !is_broken)
+        );
+    }
+    bench.world.borrow_mut().broken = false;
+    bench.engine.tick(after(1));
+    assert!(bench.held().is_empty());
+}

@@ -172,13 +172,18 @@ impl Change {
     /// Adds elements, there or not, with the timeout and the comment they have now. No key may occur twice.
     pub fn refresh(&mut self, set: BanSet, elements: &[&Element]) {
         // The same on all kernels: whatever was there is there, then gone, then new.
-        self.elements(set, keys(elements), Verb::Add);
-        self.elements(set, keys(elements), Verb::Delete);
+        self.sweep(set, elements);
         self.elements(set, whole(elements), Verb::Add);
     }
 
     /// Deletes elements by their keys. The transaction fails if one is not there, or a key occurs twice.
     pub fn delete(&mut self, set: BanSet, elements: &[&Element]) {
+        self.elements(set, keys(elements), Verb::Delete);
+    }
+
+    /// Deletes elements by their keys, there or not. The transaction fails if a key occurs twice, or a set is full.
+    pub fn sweep(&mut self, set: BanSet, elements: &[&Element]) {
+        self.elements(set, keys(elements), Verb::Add);
         self.elements(set, keys(elements), Verb::Delete);
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::process::Stdio;
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -217,4 +218,44 @@ fn who_interrupts_an_import_is_told_what_was_taken() {
     daemon.stop();
     daemon.restart();
     assert_eq!(daemon.json("status")["enforced"], 2049);
+}
+
+/// Between two portions others have their turn: who asks how we are sees how far it is, and who scans is banned.
+#[test]
+fn while_thousands_are_unbanned_others_have_their_turn() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    let address = |n| format!("11.0.{}.{}", n >> 8, n & 255);
+    let all: Vec<String> = (0..20_000).map(address).collect();
+    fs::write(daemon.path("list"), all.join("\n")).unwrap();
+    let list = daemon.path("list").display().to_string();
+    let mut words = vec!["unban"];
+    words.extend(all[..4000].iter().map(String::as_str));
+    for (words, lifted) in [(words, 4000), (vec!["unban", "--all"], 20_000)] {
+        daemon.ok(&["import", &list]);
+        assert_eq!(daemon.json("status")["enforced"], 20_000);
+        let (said, seen) = thread::scope(|scope| {
+            let unban = scope.spawn(|| daemon.ok(&words));
+            let mut seen = Vec::new();
+            while !unban.is_finished() {
+                seen.push(daemon.json("status")["intended"].as_u64().unwrap());
+            }
+            (unban.join().unwrap(), seen)
+        });
+        assert_eq!(said.lines().count(), lifted);
+        assert!(
+            said.lines().all(|line| line.contains(" unbanned (")),
+            "{said}"
+        );
+        let left = 20_000 - u64::try_from(lifted).unwrap();
+        let amid = seen.iter().filter(|seen| (left + 1..20_000).contains(seen));
+        assert!(amid.count() > 0, "{seen:?}");
+        assert_eq!(daemon.json("status")["enforced"], left);
+        assert_eq!(
+            host.elements("banned4").len(),
+            usize::try_from(left).unwrap()
+        );
+    }
+    stranger.nmap("-sS", "21-23", Pair::HOST);
+    daemon.element("banned4", Pair::STRANGER);
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Answer, Conversation};
-use crate::clock::Now;
-use crate::command;
+use crate::clock::{Mono, Now};
+use crate::command::{self, Outcome, Unbanning};
 use crate::control::{Line, Request, Step};
 use crate::daemon::{Daemon, Error};
 
@@ -16,8 +16,8 @@ const LONG_JOB_TAKES: Duration = Duration::from_secs(30);
 /// Who asks for more bans than this to be lifted is asked for patience.
 const MANY: usize = 64;
 
-/// Bans that are listed for one client before it is everybody else's turn: a few milliseconds' work at most.
-const LISTED_A_TURN: usize = 512;
+/// Lines that are said to one client before it is everybody else's turn: a few milliseconds' work at most.
+const LINES_A_TURN: usize = 512;
 
 impl Daemon {
     /// Something can be read from or written to client `id`.
@@ -30,7 +30,9 @@ impl Daemon {
         };
         match conversation.answer {
             Answer::NotHeard | Answer::NotAsked => return self.hear(id, now),
-            Answer::Listing(_) => self.clients.queue(id),
+            Answer::Listing(_) | Answer::Telling(_) => self.clients.queue(id),
+            // It has its turns already, and they go on also where it has gone away.
+            Answer::Unbanning(_) => {}
             Answer::Leased(_) => {
                 if conversation.is_over() {
                     let pid = conversation.client.pid;
@@ -55,6 +57,10 @@ impl Daemon {
         };
         match self.clients.talking.get(&id).map(|it| &it.answer) {
             Some(Answer::NotAsked) => self.hear(id, now),
+            Some(Answer::Unbanning(_)) => {
+                self.go_on_unbanning(id, now);
+                Ok(())
+            }
             _ => {
                 self.send(id, now);
                 Ok(())
@@ -82,12 +88,12 @@ impl Daemon {
             Step::Nonsense(why) => self.at_once(id, vec![Line::Failed(why)]),
             Step::Ask(request) => self.answer(id, request, uid, now)?,
         };
-        let is_list = matches!(answer, Answer::Listing(_));
+        let takes_turns = matches!(answer, Answer::Listing(_) | Answer::Unbanning(_));
         if let Some(conversation) = self.clients.talking.get_mut(&id) {
             conversation.answer = answer;
             conversation.moved = now.mono;
         }
-        if is_list {
+        if takes_turns {
             self.clients.queue(id);
         } else {
             self.send(id, now);
@@ -116,7 +122,7 @@ impl Daemon {
         loop {
             let mut is_turn_over = false;
             match answer {
-                Answer::NotHeard | Answer::NotAsked => return,
+                Answer::NotHeard | Answer::NotAsked | Answer::Unbanning(_) => return,
                 Answer::AfterHistory { mark, lines, until } => {
                     if *mark > written {
                         let trouble = self.engine.recorder().disk_trouble();
@@ -126,13 +132,28 @@ impl Daemon {
                         lines.pop();
                         lines.push(Line::Failed(not_in_history(trouble.as_deref())));
                     }
-                    lines.drain(..).for_each(|line| client.push(&line));
-                    *answer = Answer::Complete;
+                    *answer = Answer::Telling(std::mem::take(lines).into());
+                    continue;
+                }
+                Answer::Telling(lines) => {
+                    is_turn_over = true;
+                    for _ in 0..LINES_A_TURN {
+                        if !client.has_room() {
+                            break;
+                        }
+                        let Some(line) = lines.pop_front() else {
+                            break;
+                        };
+                        client.push(&line);
+                    }
+                    if lines.is_empty() {
+                        *answer = Answer::Complete;
+                    }
                 }
                 Answer::Listing(listed) => {
                     let mut bans = self.engine.bans().by_end(*listed);
                     is_turn_over = true;
-                    for _ in 0..LISTED_A_TURN {
+                    for _ in 0..LINES_A_TURN {
                         if !client.has_room() {
                             break;
                         }
@@ -190,27 +211,31 @@ impl Daemon {
             | Request::Import { .. }
             | Request::Unban { .. }
             | Request::UnbanAll) => {
-                let is_long = self.is_replaying()
-                    || match &change {
-                        Request::UnbanAll | Request::Import { .. } => true,
-                        Request::Unban { sources } => sources.len() > MANY,
-                        _ => false,
-                    };
+                let (is_long, lifts_many) = match &change {
+                    Request::Import { .. } => (true, false),
+                    Request::UnbanAll => (true, true),
+                    Request::Unban { sources } => (sources.len() > MANY, sources.len() > MANY),
+                    _ => (false, false),
+                };
+                let is_long = is_long || self.is_replaying();
                 if is_long {
                     self.ask_for_patience(id);
                 }
                 self.finish_replay(now)?;
                 let by = format!("uid {uid}");
-                let outcome = command::carry_out(&mut self.engine, change, &by, now);
-                Answer::AfterHistory {
-                    mark: outcome.recorded.unwrap_or_default(),
-                    lines: outcome.lines,
-                    until: now.mono.later(if is_long {
-                        LONG_JOB_TAKES
-                    } else {
-                        HISTORY_TAKES
-                    }),
+                if lifts_many {
+                    return Ok(match Unbanning::begin(&self.engine, &change, &by) {
+                        Ok(unbanning) => Answer::Unbanning(Box::new(unbanning)),
+                        Err(why) => self.at_once(id, vec![Line::Failed(why)]),
+                    });
                 }
+                let outcome = command::carry_out(&mut self.engine, change, &by, now);
+                let patience = if is_long {
+                    LONG_JOB_TAKES
+                } else {
+                    HISTORY_TAKES
+                };
+                after_history(outcome, now.mono.later(patience))
             }
             Request::Lease { modes, config } => self.answer_lease(id, &modes, &config, now),
             Request::IgnoredNames => {
@@ -242,6 +267,27 @@ impl Daemon {
         })
     }
 
+    /// Lifts the next portion for client `id`, and answers when that was the last.
+    fn go_on_unbanning(&mut self, id: u64, now: Now) {
+        let Some(conversation) = self.clients.talking.get_mut(&id) else {
+            return;
+        };
+        let Answer::Unbanning(unbanning) = &mut conversation.answer else {
+            return;
+        };
+        if !unbanning.go_on(&mut self.engine, now) {
+            self.clients.queue(id);
+            return;
+        }
+        let done = std::mem::replace(&mut conversation.answer, Answer::Complete);
+        if let Answer::Unbanning(unbanning) = done {
+            let outcome = unbanning.finish(&self.engine);
+            conversation.answer = after_history(outcome, now.mono.later(LONG_JOB_TAKES));
+            conversation.moved = now.mono;
+        }
+        self.send(id, now);
+    }
+
     fn answer_lease(&mut self, id: u64, modes: &[String], config: &str, now: Now) -> Answer {
         let Some(conversation) = self.clients.talking.get_mut(&id) else {
             return Answer::Complete;
@@ -267,6 +313,14 @@ impl Daemon {
             // If it has gone away, its answer will find that out.
             let _ = conversation.client.flush();
         }
+    }
+}
+
+fn after_history(outcome: Outcome, until: Mono) -> Answer {
+    Answer::AfterHistory {
+        mark: outcome.recorded.unwrap_or_default(),
+        lines: outcome.lines,
+        until,
     }
 }
 
