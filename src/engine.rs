@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::detect::Detector;
 use crate::guard::Guard;
 use crate::history::{Record, Recorder};
+use crate::log::counted;
 use crate::policy::{Bans, Place};
 use crate::probe::Probe;
 use crate::respond::Crew;
@@ -237,10 +238,16 @@ impl Engine {
         self.go_on_fighting(now);
         self.follow_up(now);
         if let Some(more) = self.alarms.take_beyond(now.mono) {
-            info!("… and {more} more alarms within a second: history has them all");
+            let alarms = counted(more, "more alarm", "more alarms");
+            info!("… and {alarms} within a second: history has them all");
         }
         if let Some(more) = self.ends.take_beyond(now.mono) {
-            info!("… and {more} more are no longer banned: their time is over");
+            let over = counted(
+                more,
+                "more is no longer banned: its",
+                "more are no longer banned: their",
+            );
+            info!("… and {over} time is over");
         }
         while let Some(report) = self.reports.overdue(now.mono) {
             self.tell(&report, None, now);

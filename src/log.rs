@@ -123,6 +123,13 @@ pub fn lifted(source: Source, how: Ending, by: &str) -> String {
     }
 }
 
+/// A number and what is counted, in the form that goes with it: `1 ban`, `2 bans`.
+#[must_use]
+pub fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, one: &str, many: &str) -> String {
+    let what = if count == N::from(1) { one } else { many };
+    format!("{count} {what}")
+}
+
 /// A time span in its two largest units, as a configuration takes it: `30d`, `2h 5m`, `9s`; milliseconds only below a second.
 #[must_use]
 pub fn span(length: Duration) -> String {
@@ -159,6 +166,12 @@ mod tests {
         for other in ["9:4712", "8:4711", "9", "", ":", "9:4711:1", "x:4711"] {
             assert!(!is_stream(other, 9, 4711), "{other}");
         }
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        let bans = |count: usize| counted(count, "ban", "bans");
+        assert_eq!([bans(0), bans(1), bans(2)], ["0 bans", "1 ban", "2 bans"]);
     }
 
     #[test]

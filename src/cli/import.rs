@@ -20,6 +20,7 @@ use super::offline::Session;
 use super::{Asked, Client, Failure, Output, print, say};
 use crate::config::printable;
 use crate::control::{Imported, Line, MAX_IMPORT, Refused, Request, Why};
+use crate::log::counted;
 use crate::source::{NotASource, Source};
 
 #[derive(Args)]
@@ -259,8 +260,10 @@ impl Tally {
         print(|out| {
             writeln!(
                 out,
-                "{} lines read: {} sources banned, {} bans prolonged",
-                self.lines, self.banned, self.prolonged
+                "{} read: {} banned, {} prolonged",
+                counted(self.lines, "line", "lines"),
+                counted(self.banned, "source", "sources"),
+                counted(self.prolonged, "ban", "bans")
             )?;
             for (why, count) in &self.refused {
                 writeln!(out, "  {count} not banned: {}", words(*why))?;
@@ -409,9 +412,9 @@ impl Progress {
         let refused: u64 = tally.refused.values().sum();
         let _ = write!(
             io::stderr(),
-            "\r\x1b[K{} lines read{share}: {} sources banned, {refused} not",
-            tally.lines,
-            tally.banned + tally.prolonged,
+            "\r\x1b[K{} read{share}: {} banned, {refused} not",
+            counted(tally.lines, "line", "lines"),
+            counted(tally.banned + tally.prolonged, "source", "sources"),
         );
         self.shown = Some(shown + shown.elapsed());
     }

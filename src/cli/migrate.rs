@@ -14,7 +14,7 @@ use super::{Client, Failure, Output, ago, ban, offline, print, say};
 use crate::clock::Now;
 use crate::config::{self, Config, printable};
 use crate::control::{Listed, Request};
-use crate::log::span;
+use crate::log::{counted, span};
 use crate::migrate::{Findings, Found, Old, Trace};
 use crate::source::Source;
 
@@ -241,9 +241,9 @@ impl Report {
         };
         writeln!(
             out,
-            "nothing was changed; --apply bans {} of {} addresses {length} and takes away what is not left alone",
+            "nothing was changed; --apply bans {} of {} {length} and takes away what is not left alone",
             self.addresses.len() - friends,
-            self.addresses.len(),
+            counted(self.addresses.len(), "address", "addresses"),
         )
     }
 }

@@ -4,7 +4,7 @@ use super::{Asked, Client, Failure, Output, ago, ignore, print};
 use crate::clock::Now;
 use crate::config::ResponderKind;
 use crate::control::{Line, Request, State, Status, Watched};
-use crate::log::span;
+use crate::log::{counted, span};
 use std::time::Duration;
 
 /// Intended and enforced bans may differ this long before it is a failure.
@@ -109,13 +109,17 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
         }
         writeln!(
             out,
-            "  capture   {} sockets: {} packets looked at, {} lost",
-            capture.method, capture.packets, capture.dropped
+            "  capture   {} sockets: {} looked at, {} lost",
+            capture.method,
+            counted(capture.packets, "packet", "packets"),
+            capture.dropped
         )?;
         writeln!(
             out,
-            "  probes    {}: {} hits on traps, {} on services",
-            n.probes, n.hits, n.services
+            "  probes    {}: {} on traps, {} on services",
+            n.probes,
+            counted(n.hits, "hit", "hits"),
+            n.services
         )?;
         writeln!(
             out,
@@ -123,15 +127,10 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
             n.not_ours, n.unwatched, n.already_banned, n.ignored
         )?;
         let friends = &status.friends;
-        let entries = if friends.ignored == 1 {
-            "entry"
-        } else {
-            "entries"
-        };
         writeln!(
             out,
-            "  friends   {} {entries} in the ignore lists, and:",
-            friends.ignored
+            "  friends   {} in the ignore lists, and:",
+            counted(friends.ignored, "entry", "entries")
         )?;
         for name in &friends.names {
             let whereabouts = ignore::whereabouts(name, Now::read());
@@ -152,8 +151,12 @@ fn print_status(status: &Status, output: Output) -> Result<(), Failure> {
         if n.unconfirmed > 0 {
             writeln!(
                 out,
-                "            unconfirmed, for want of a TCP handshake: {} packets to traps, which count for nothing",
-                n.unconfirmed
+                "            unconfirmed, for want of a TCP handshake: {} for nothing",
+                counted(
+                    n.unconfirmed,
+                    "packet to traps, which counts",
+                    "packets to traps, which count"
+                )
             )?;
         }
         if n.rolled_up > 0 {

@@ -13,6 +13,7 @@ use crate::control::{IgnoreRead, Reloaded};
 use crate::history::History;
 use crate::host::{self, Facts, FileWatch};
 use crate::listen;
+use crate::log::counted;
 use crate::privilege::{self, Needs};
 use crate::probe::Protocol;
 use crate::respond::{Member, Readiness, Responders};
@@ -155,7 +156,8 @@ impl Daemon {
             error!("the ignore files cannot be watched any more, reload after an edit: {cause}");
         }
         let (ignored, warnings) = config::ignore::read(&config.ignore)?;
-        info!("the ignore files have changed: {} entries", ignored.len());
+        let entries = counted(ignored.len(), "entry", "entries");
+        info!("the ignore files have changed: {entries}");
         tell(&warnings);
         self.engine.ignore_changed(ignored, now);
         let name = |path: &PathBuf| path.display().to_string();

@@ -12,6 +12,7 @@ use crate::clock::Now;
 use crate::config::{self, WatchMode};
 use crate::control::Watched;
 use crate::history::TextFiles;
+use crate::log::counted;
 
 impl Daemon {
     /// Watches in these modes too, for process `pid`. Those that are in force already are held by one more.
@@ -38,8 +39,9 @@ impl Daemon {
         let places = self.clients.places();
         if self.clients.leases().count() >= places {
             return Err(format!(
-                "portsentry runs already, pid {}, and {places} processes beside it: end some of them",
-                std::process::id()
+                "portsentry runs already, pid {}, and {} beside it: end some of them",
+                std::process::id(),
+                counted(places, "process", "processes")
             ));
         }
         let asked: Option<BTreeSet<WatchMode>> = names

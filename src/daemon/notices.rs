@@ -10,6 +10,7 @@ use crate::config::{Config, Mode, Watch, WatchMode};
 use crate::host::Services;
 use crate::listen::{Port, Report};
 use crate::log::alerts::protocol;
+use crate::log::counted;
 use crate::probe::Protocol;
 
 /// Ports that get a line of their own.
@@ -125,6 +126,6 @@ fn each<T>(ports: impl IntoIterator<Item = T>, line: impl Fn(T)) {
     ports.by_ref().take(LINES).for_each(line);
     let more = ports.count();
     if more > 0 {
-        info!("… and {more} more ports");
+        info!("… and {}", counted(more, "more port", "more ports"));
     }
 }

@@ -14,6 +14,7 @@ use super::{Daemon, Error};
 use crate::clock::{Now, Wall};
 use crate::config::BanRules;
 use crate::history::{self, History};
+use crate::log::counted;
 use crate::policy::{Ban, MAX_FORGIVEN, Past, most_past};
 use crate::source::Source;
 
@@ -106,8 +107,12 @@ impl Reader {
             let slice = history.active(Now::read(), from, SLICE)?;
             if slice.unreadable > 0 {
                 warn!(
-                    "history: {} bans cannot be read, and are left out",
-                    slice.unreadable
+                    "history: {} left out",
+                    counted(
+                        slice.unreadable,
+                        "ban cannot be read, and is",
+                        "bans cannot be read, and are"
+                    )
                 );
             }
             cursor = slice.next;

@@ -26,7 +26,7 @@ use crate::history::lock::LockError;
 use crate::history::{self, History, Recorder, StateLock, TextFiles};
 use crate::host::{self, Closings, Flows, Host, Services, resolvers, sessions};
 use crate::listen::{self, Listeners};
-use crate::log::span;
+use crate::log::{counted, span};
 use crate::privilege::{self, Needs, User};
 use crate::respond::{self, Held, Holdings, Prepared, Readiness, Responders, Site};
 use crate::source::{Source, Sources};
@@ -298,8 +298,8 @@ impl Daemon {
             warn!("capture.interfaces names {name}, which is not there: nothing is seen on it");
         }
         info!(
-            "ready: {} bans in force from history",
-            self.engine.bans().len()
+            "ready: {} in force from history",
+            counted(self.engine.bans().len(), "ban", "bans")
         );
         let modes: Vec<WatchMode> = self.engine.config().watch_modes().collect();
         self.notify_of(&modes);

@@ -86,9 +86,9 @@ impl Engine {
         bans.retain(|ban| chosen.contains(&ban.source));
         if !bans.is_empty() {
             imported.recorded = Some(self.recorder.push_together(bans.iter().cloned()));
-            let count = bans.len();
+            let sources = log::counted(bans.len(), "source", "sources");
             let length = length.map_or("ever".to_owned(), log::span);
-            info!("{count} sources of a list banned for {length}: {reason}");
+            info!("{sources} of a list banned for {length}: {reason}");
         }
         for ban in bans {
             self.detector.forget(ban.source);

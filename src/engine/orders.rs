@@ -9,7 +9,7 @@ use super::{Engine, log_each};
 use crate::clock::Now;
 use crate::guard::Friend;
 use crate::history::{Ending, Record, Seq};
-use crate::log::{banned, lifted};
+use crate::log::{banned, counted, lifted};
 use crate::policy::{Ban, End, Origin, Reason};
 use crate::source::Source;
 
@@ -33,7 +33,7 @@ pub enum Refusal {
     #[error("{0} is never banned: {1}")]
     Friend(Source, Friend),
     /// As many bans run as may.
-    #[error("{0} is not banned: the limit of {1} bans (ban.limit) is reached")]
+    #[error("{0} is not banned: the limit of {limit} (ban.limit) is reached", limit = counted(*.1, "ban", "bans"))]
     Limit(Source, u32),
     /// It is banned already.
     #[error("{0} is banned already, and would not be when this ban is undone: unban it first")]

@@ -62,10 +62,12 @@ impl Engine {
             .filter_map(|source| self.bans.get(source).cloned())
             .collect();
         if !bans.is_empty() {
-            info!(
-                "history: {} bans that it had no room for follow",
-                bans.len()
+            let follow = log::counted(
+                bans.len(),
+                "ban that it had no room for follows",
+                "bans that it had no room for follow",
             );
+            info!("history: {follow}");
             self.recorder.push_together(bans);
         }
     }

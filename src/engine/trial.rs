@@ -9,6 +9,7 @@ use super::{About, Ask, Engine, Probe, Purpose, Question, Record, Source};
 use crate::clock::{Mono, Now};
 use crate::config::{Response, WatchMode, When};
 use crate::detect::Scan;
+use crate::log::counted;
 use crate::policy::{Alarm, Ban, Reason, Spare, Verdict, judge, spare_any};
 use crate::probe::{Protocol, ScanType};
 
@@ -278,8 +279,8 @@ impl Engine {
                 self.counters.spared_limit += 1;
                 let words = || {
                     format!(
-                        "ban.limit of {} bans is reached: scanners are spared",
-                        rules.limit
+                        "ban.limit of {} is reached: scanners are spared",
+                        counted(rules.limit, "ban", "bans")
                     )
                 };
                 self.complaints.add(About::Limit, now.mono, words);
@@ -288,8 +289,8 @@ impl Engine {
                 self.counters.spared_rate += 1;
                 let words = || {
                     format!(
-                        "ban.rate of {} scans a second is reached: scanners are spared",
-                        rules.rate
+                        "ban.rate of {} a second is reached: scanners are spared",
+                        counted(rules.rate, "scan", "scans")
                     )
                 };
                 self.complaints.add(About::Rate, now.mono, words);

@@ -58,7 +58,8 @@ impl Syslog {
         let mut to = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         for text in message.lines() {
             let lost = to.lost;
-            if lost > 0 && self.send_line(&mut to, Level::WARN, &format!("{lost} lines are lost")) {
+            let told = super::counted(lost, "line is lost", "lines are lost");
+            if lost > 0 && self.send_line(&mut to, Level::WARN, &told) {
                 to.lost -= lost;
             }
             if !self.send_line(&mut to, level, text) {
@@ -229,7 +230,7 @@ mod tests {
         syslog.send(Level::INFO, "nobody hears this");
         let log = UnixDatagram::bind(&path).unwrap();
         syslog.send(Level::INFO, "this is heard");
-        assert!(receive(&log).ends_with("]: 1 lines are lost"));
+        assert!(receive(&log).ends_with("]: 1 line is lost"));
         assert!(receive(&log).ends_with("]: this is heard"));
         std::fs::remove_file(&path).unwrap();
         drop(log);

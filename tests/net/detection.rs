@@ -171,7 +171,7 @@ fn scanners_beyond_the_limit_are_spared() {
     assert_eq!(said.status, 1);
     assert!(
         said.err
-            .contains("the limit of 1 bans (ban.limit) is reached"),
+            .contains("the limit of 1 ban (ban.limit) is reached"),
         "{said:?}"
     );
     stranger.nmap("-sS", "21-23", Pair::HOST);
@@ -179,7 +179,7 @@ fn scanners_beyond_the_limit_are_spared() {
     assert_eq!(daemon.banned(), ["203.0.113.7"]);
     assert_eq!(host.elements("banned4").len(), 1);
     assert!(
-        daemon.log().contains("ban.limit of 1 bans is reached"),
+        daemon.log().contains("ban.limit of 1 ban is reached"),
         "{}",
         daemon.log()
     );

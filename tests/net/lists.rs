@@ -151,7 +151,7 @@ fn beyond_the_limit_nobody_is_banned_and_that_is_told() {
         (said.status, said.out.as_str()),
         (
             1,
-            "5 lines read: 2 sources banned, 1 bans prolonged\n  2 not banned: beyond ban.limit\n"
+            "5 lines read: 2 sources banned, 1 ban prolonged\n  2 not banned: beyond ban.limit\n"
         )
     );
     assert_eq!(daemon.banned().len(), 3);

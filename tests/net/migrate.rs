@@ -316,7 +316,7 @@ fn what_is_not_banned_keeps_what_stands_against_it() {
     let before = world(host, &daemon);
     let said = migrate(&daemon, &["--apply"]);
     assert_eq!(said.status, 1, "{said:?}");
-    assert!(said.out.contains("is not banned: the limit of 1 bans (ban.limit) is reached; nothing of it is taken away\n"), "{said:?}");
+    assert!(said.out.contains("is not banned: the limit of 1 ban (ban.limit) is reached; nothing of it is taken away\n"), "{said:?}");
     assert!(
         said.err
             .contains("old.blocked stays, for not all whom it names are banned now\n"),

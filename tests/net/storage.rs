@@ -84,7 +84,7 @@ fn a_full_disk_stops_no_ban_and_loses_neither_history_nor_lines() {
     let said = daemon.ok(&["unban", "203.0.113.7"]);
     assert!(said.contains("203.0.113.7 unbanned"), "{said}");
     comes_back_from_history(&mut daemon, host);
-    assert!(daemon.log().contains("ready: 1 bans in force from history"));
+    assert!(daemon.log().contains("ready: 1 ban in force from history"));
 }
 
 #[test]

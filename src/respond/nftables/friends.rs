@@ -5,6 +5,7 @@ use nix::errno::Errno;
 
 use super::prepare::{Doing, Step};
 use super::{Nftables, trouble};
+use crate::log::counted;
 use crate::nft::{Change, Friends};
 use crate::respond::Error;
 
@@ -25,8 +26,9 @@ impl Nftables {
             return Ok(());
         }
         Err(trouble(format!(
-            "the ignore lists name {left_out} prefixes more than the {MOST_FRIENDS} that table inet {} lets through: these are \
-             not banned, but would be shut out if they were; name fewer and wider ones",
+            "the ignore lists name {} more than the {MOST_FRIENDS} that table inet {} lets through: what is beyond is \
+             not banned, but would be shut out if it were; name fewer and wider ones",
+            counted(left_out, "prefix", "prefixes"),
             self.table
         )))
     }
