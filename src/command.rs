@@ -13,7 +13,7 @@ use crate::engine::explain::{Explanation, Standing};
 use crate::engine::{Clearing, Engine, Order, Refusal, Unbanned};
 use crate::guard::Named;
 use crate::history::Seq;
-use crate::policy::{Ban, Crowd, Reason};
+use crate::policy::{Ban, Crowd, Reason, Uid};
 use crate::source::{NotASource, Source};
 
 /// What a request came to.
@@ -47,6 +47,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
                     length,
                     reason,
                     is_forced: force,
+                    by: Uid::parse(by),
                 };
                 outcome.tell_of(engine, now, |engine| match revert {
                     None => engine.ban(order, now),
@@ -64,7 +65,7 @@ pub fn carry_out(engine: &mut Engine, request: Request, by: &str, now: Now) -> O
         } => {
             let length = length(engine, seconds, ever);
             let reason = Reason::parse(reason.as_deref().unwrap_or("imported"));
-            outcome.import(engine, &sources, length, &reason, now)
+            outcome.import(engine, &sources, length, &reason, by, now)
         }
         Request::Unban { .. } | Request::UnbanAll => {
             return match Unbanning::begin(engine, &request, by) {
@@ -193,6 +194,7 @@ impl Outcome {
         sources: &[String],
         length: Option<Duration>,
         reason: &Reason,
+        by: &str,
         now: Now,
     ) -> Result<(), String> {
         if sources.len() > MAX_IMPORT {
@@ -201,7 +203,7 @@ impl Outcome {
             ));
         }
         let sources: Result<Vec<Source>, String> = sources.iter().map(|text| parse(text)).collect();
-        let imported = engine.import(&sources?, length, reason, now)?;
+        let imported = engine.import(&sources?, length, reason, Uid::parse(by), now)?;
         self.recorded = imported.recorded;
         self.lines.push(Line::Imported(control::Imported {
             banned: count(imported.banned),
@@ -289,6 +291,7 @@ pub fn explained(
         trigger: u64::from(trigger),
         needs_handshake: known.needs_handshake,
         unconfirmed: known.unconfirmed.iter().map(|it| seen(it, now)).collect(),
+        spared: known.spared.iter().map(|it| seen(it, now)).collect(),
         muted: evidence
             .and_then(|it| it.muted_until)
             .map(|until| until.since(now.mono).as_secs()),
@@ -334,6 +337,7 @@ pub fn listed(ban: &Ban, now: Now) -> control::Listed {
         source: ban.source.to_string(),
         reason: ban.reason.to_string(),
         origin: ban.origin.name().to_owned(),
+        by: ban.by.map(|uid| uid.to_string()),
         start: ban.start.0,
         length: ban.length().map(|length| length.as_secs()),
         left: ban.left(now).map(|left| left.as_secs()),

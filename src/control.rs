@@ -261,6 +261,9 @@ pub struct Listed {
     pub reason: String,
     /// `scan`, `command`, `forced`, `rollup` or `adopted`.
     pub origin: String,
+    /// Who ordered it: `uid 0`; absent: nobody did, or that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// When it began, in milliseconds since 1970.
     pub start: i64,
     /// Whole length in seconds; absent: permanent.
@@ -341,6 +344,9 @@ pub struct Explained {
     /// Then: its last packets that do not count, the latest first.
     #[serde(default)]
     pub unconfirmed: Vec<Seen>,
+    /// Its last packets to watched ports that nobody has looked further into, because it is never banned, the latest first.
+    #[serde(default)]
+    pub spared: Vec<Seen>,
     /// Seconds for which its scans are not reported again; absent: they are.
     pub muted: Option<u64>,
     /// Bans that are over and count towards the next.

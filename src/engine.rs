@@ -104,6 +104,8 @@ pub struct Engine {
     detector: Detector,
     /// What anybody may have sent in that name, where handshakes alone count: for whoever asks. It displaces nothing that counts.
     unconfirmed: Detector,
+    /// What friends have sent to watched ports, each by its address: for whoever asks why nothing comes of it.
+    spared: Detector,
     bans: Bans,
     world: Agreement,
     recorder: Recorder,
@@ -162,6 +164,7 @@ impl Engine {
         Self {
             detector: Detector::new(&config.detect),
             unconfirmed: Detector::new(&config.detect),
+            spared: Detector::new(&config.detect),
             config,
             guard,
             find_logins: None,

@@ -370,7 +370,7 @@ impl History {
 }
 
 fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
-    let (source, reason, origin, response, started, ends) = match record {
+    let (source, reason, origin, by, response, started, ends) = match record {
         Record::Ban(ban) => {
             // By the wall clock alone: what has run out by it is over, and not replaced.
             transaction
@@ -388,6 +388,7 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
                 ban.source,
                 &ban.reason,
                 ban.origin,
+                ban.by.map(|uid| uid.to_string()),
                 Response::Ban,
                 ban.start,
                 ends,
@@ -416,7 +417,8 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
         }
         Record::Name { name, addresses } => return names::write(transaction, name, addresses),
         Record::Scan { source, reason, at } => {
-            (*source, reason, Origin::Scan, Response::Log, *at, None)
+            let by = None;
+            (*source, reason, Origin::Scan, by, Response::Log, *at, None)
         }
         Record::End {
             source,
@@ -438,7 +440,7 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
     };
     transaction
         .prepare_cached(
-            "INSERT INTO ban (source, reason, origin, response, started, ends) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO ban (source, reason, origin, response, started, ends, banned_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             source.to_string(),
@@ -446,7 +448,8 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
             origin.name(),
             response.name(),
             started.0,
-            ends
+            ends,
+            by
         ])?;
     Ok(())
 }

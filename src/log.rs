@@ -19,7 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::history::Ending;
-use crate::policy::Ban;
+use crate::policy::{Ban, Uid};
 use crate::source::Source;
 use syslog::Syslog;
 
@@ -105,13 +105,22 @@ impl tracing_subscriber::fmt::time::FormatTime for LocalTime {
     }
 }
 
-/// `203.0.113.7 banned for 10m: syn scan, 3 tcp ports, last 23`
+/// `203.0.113.7 banned for 10m: syn scan, 3 tcp ports, last 23`, `203.0.113.7 banned for ever by uid 0: by hand`
 #[must_use]
 pub fn banned(ban: &Ban) -> String {
-    match ban.length() {
-        Some(length) => format!("{} banned for {}: {}", ban.source, span(length), ban.reason),
-        None => format!("{} banned for ever: {}", ban.source, ban.reason),
-    }
+    let length = ban.length().map_or("ever".to_owned(), span);
+    format!(
+        "{} banned for {length}{}: {}",
+        ban.source,
+        by(ban.by),
+        ban.reason
+    )
+}
+
+/// ` by uid 0`; empty where nobody is known to have ordered it.
+#[must_use]
+pub fn by(orderer: Option<Uid>) -> String {
+    orderer.map_or(String::new(), |uid| format!(" by {uid}"))
 }
 
 /// `203.0.113.7 unbanned by uid 0`

@@ -1,5 +1,7 @@
 //! What follows from a scan: a ban, or the decision to spare, each with its reason.
 
+use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, Wall};
@@ -47,6 +49,7 @@ pub fn judge(scan: &Scan, response: Response, rules: &BanRules, bans: &Bans, now
         source: scan.source,
         reason: Reason::Scan(scan.summary),
         origin: Origin::Scan,
+        by: None,
         start: now.wall,
         end: length.map(|length| End::after(length, now)),
     })
@@ -93,6 +96,8 @@ pub struct Ban {
     pub reason: Reason,
     /// Who decided it.
     pub origin: Origin,
+    /// Who ordered it; `None`: nobody did, or that is not known.
+    pub by: Option<Uid>,
     /// When it began.
     pub start: Wall,
     /// When and by which clock it ends; `None`: never.
@@ -130,6 +135,26 @@ pub enum Origin {
     Forced,
     /// Found in the kernel: somebody added it there with `nft`, or we died before history had it.
     Adopted,
+}
+
+/// The number of a user, in as little room as there can be: a million bans have one. Kept as its complement, for 2^32-1 is
+/// nobody's (chown(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uid(NonZeroU32);
+
+impl Uid {
+    /// Reads what [`Display`](fmt::Display) writes: `uid 0`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let number: u32 = text.strip_prefix("uid ")?.parse().ok()?;
+        NonZeroU32::new(!number).map(Self)
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", !self.0.get())
+    }
 }
 
 impl Ban {
@@ -207,6 +232,18 @@ mod tests {
         mono: Mono(5_000),
         wall: Wall(1_800_000_000_000),
     };
+
+    #[test]
+    fn a_user_is_read_as_it_is_written_and_takes_no_room_in_a_ban() {
+        for text in ["uid 0", "uid 1000", "uid 4294967294"] {
+            let read = Uid::parse(text).map(|uid| uid.to_string());
+            assert_eq!(read.as_deref(), Some(text));
+        }
+        for text in ["uid 4294967295", "uid", "uid -1", "0", "nft pid 7", ""] {
+            assert_eq!(Uid::parse(text), None, "{text}");
+        }
+        assert_eq!(size_of::<Option<Uid>>(), 4);
+    }
 
     fn rules() -> BanRules {
         Config::default().ban

@@ -197,6 +197,7 @@ impl Held {
                 .reason
                 .unwrap_or_else(|| Reason::Text("found in the kernel".into())),
             origin: Origin::Adopted,
+            by: None,
             start,
             end: self.clock.map(|clock| End::after(millis(clock.left), now)),
         }

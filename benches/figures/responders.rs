@@ -135,6 +135,7 @@ pub(crate) fn ban(source: Source) -> Ban {
         source,
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         origin: Origin::Scan,
+        by: None,
         start: now.wall,
         end: Some(End::after(Duration::from_secs(3600), now)),
     }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::history::write_row;
+use super::history::{Told, write_row};
 use super::{Asked, Client, Failure, ago, offline, print};
 use crate::clock::Now;
 use crate::control::{Explained, Line, Neighbours, Request, Seen};
@@ -20,6 +21,15 @@ pub(super) struct Explain {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// All that is known, as JSON tells it.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    known: Explained,
+    /// The newest first.
+    history: Vec<Told>,
 }
 
 /// Rows of history that are shown.
@@ -48,12 +58,6 @@ impl Explain {
                 ));
             }
         };
-        if self.json {
-            return print(|out| {
-                serde_json::to_writer_pretty(&mut *out, &known)?;
-                writeln!(out)
-            });
-        }
         let rows = match Store::open_read_only(&client.config.history.file)? {
             Some(history) => {
                 offline::go_by(&history)?;
@@ -61,6 +65,15 @@ impl Explain {
             }
             None => Vec::new(),
         };
+        if self.json {
+            let now = Now::read().wall;
+            let history = rows.iter().map(|row| Told::of(row, now)).collect();
+            let told = Whole { known, history };
+            return print(|out| {
+                serde_json::to_writer_pretty(&mut *out, &told)?;
+                writeln!(out)
+            });
+        }
         print(|out| write(out, &known, &rows))
     }
 }
@@ -86,8 +99,11 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         let holding = ban.responders.clone().unwrap_or_default();
         writeln!(
             out,
-            "  is banned as {}, begun {}, {left}: {}",
+            "  is banned as {}{}, begun {}, {left}: {}",
             ban.source,
+            ban.by
+                .as_ref()
+                .map_or(String::new(), |by| format!(" by {by}")),
             ago(ban.start, now),
             ban.reason
         )?;
@@ -166,6 +182,13 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
             "  packets that do not count, for anybody may have sent them in its name, the last of them:"
         )?;
         write_probes(out, &known.unconfirmed)?;
+    }
+    if !known.spared.is_empty() {
+        writeln!(
+            out,
+            "  packets to watched ports that were let be, for it is never banned, the last of them:"
+        )?;
+        write_probes(out, &known.spared)?;
     }
     if !rows.is_empty() {
         writeln!(out, "  history, the newest first:")?;

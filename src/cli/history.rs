@@ -11,7 +11,7 @@ use super::{Failure, offline, print};
 use crate::clock::{Now, Wall};
 use crate::config::Config;
 use crate::history::{History as Store, Response, Row};
-use crate::log::span;
+use crate::log::{by, span};
 use crate::source::Source;
 
 #[derive(Args)]
@@ -28,10 +28,13 @@ pub(super) struct History {
 
 /// A row, as JSON tells it. Times are milliseconds since 1970.
 #[derive(Serialize)]
-struct Told {
+pub(super) struct Told {
     source: String,
     reason: String,
     origin: &'static str,
+    /// Who ordered it; absent: nobody did, or that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    banned_by: Option<String>,
     response: &'static str,
     start: i64,
     /// Absent: permanent, or a scan that was only logged.
@@ -77,9 +80,10 @@ pub(super) fn write_row(out: &mut dyn Write, row: &Row, now: Wall) -> io::Result
     };
     write!(
         out,
-        "{}  {}  {what}: {}",
+        "{}  {}  {what}{}: {}",
         local_time(row.start),
         row.source,
+        by(row.by),
         row.reason
     )?;
     if let Some(ended) = &row.ended {
@@ -105,11 +109,12 @@ fn local_time(at: Wall) -> String {
 }
 
 impl Told {
-    fn of(row: &Row, now: Wall) -> Self {
+    pub(super) fn of(row: &Row, now: Wall) -> Self {
         Self {
             source: row.source.to_string(),
             reason: row.reason.to_string(),
             origin: row.origin.name(),
+            banned_by: row.by.map(|uid| uid.to_string()),
             response: row.response.name(),
             start: row.start.0,
             end: row.end.map(|end| end.0),

@@ -155,6 +155,7 @@ fn prove(responder: &mut dyn Responder, source: Source) -> Result<(), String> {
         source,
         reason: Reason::parse(TEST),
         origin: Origin::Command,
+        by: None,
         start: now.wall,
         end: Some(End::after(LENGTH, now)),
     };

@@ -20,6 +20,7 @@ impl Engine {
         if !(counts_alike && self.detector.follows(&config.detect)) {
             self.detector = Detector::new(&config.detect);
             self.unconfirmed = Detector::new(&config.detect);
+            self.spared = Detector::new(&config.detect);
         }
         self.guard.reconfigure(&config, ignored);
         self.bans.go_by(&config.ban);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::clock::Now;
-use crate::detect::{Evidence, Seen};
+use crate::detect::{Detector, Evidence, Seen};
 use crate::guard::Friend;
 use crate::policy::{Ban, Crowd, Past, length_of_next};
 use crate::source::Source;
@@ -25,6 +25,8 @@ pub struct Explanation {
     pub needs_handshake: bool,
     /// Then: its last packets that do not count, because anybody may have sent them in its name.
     pub unconfirmed: Vec<Seen>,
+    /// Its last packets to watched ports that nobody has looked further into, because it is a friend.
+    pub spared: Vec<Seen>,
     /// Bans that are over and count towards the length of the next.
     pub past: Option<Past>,
     /// How long the next ban would last; `None`: for ever.
@@ -56,6 +58,10 @@ impl Engine {
             ban,
         });
         let past = self.bans.past(source);
+        let last_of = |detector: &Detector, source| {
+            let evidence = detector.evidence(source, now.mono);
+            evidence.map_or_else(Vec::new, |evidence| evidence.probes)
+        };
         let crowds = self.bans.crowds(source).filter(|crowd| crowd.count > 0);
         let crowds = crowds.map(|crowd| (crowd, self.guard.may_be_wide(crowd.prefix)));
         Explanation {
@@ -65,8 +71,8 @@ impl Engine {
             bans: bans.collect(),
             evidence: self.detector.evidence(source, now.mono),
             needs_handshake: self.config.has_traps(),
-            unconfirmed: (self.unconfirmed.evidence(source, now.mono))
-                .map_or_else(Vec::new, |evidence| evidence.probes),
+            unconfirmed: last_of(&self.unconfirmed, source),
+            spared: last_of(&self.spared, Source::from(address)),
             past,
             next_length: length_of_next(&self.config.ban, past, now),
         }

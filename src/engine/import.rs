@@ -10,7 +10,7 @@ use super::{Engine, Refusal};
 use crate::clock::Now;
 use crate::history::Seq;
 use crate::log;
-use crate::policy::{Ban, End, Origin, Reason};
+use crate::policy::{Ban, End, Origin, Reason, Uid};
 use crate::source::Source;
 
 /// What became of many sources.
@@ -41,6 +41,7 @@ impl Engine {
         sources: &[Source],
         length: Option<Duration>,
         reason: &Reason,
+        by: Option<Uid>,
         now: Now,
     ) -> Result<Imported, String> {
         if !self.world.has_responders() {
@@ -65,6 +66,7 @@ impl Engine {
                     source,
                     reason: reason.clone(),
                     origin: Origin::Command,
+                    by,
                     start: now.wall,
                     end,
                 });

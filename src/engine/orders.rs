@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::guard::Friend;
 use crate::history::{Ending, Record, Seq};
 use crate::log::{banned, counted, lifted};
-use crate::policy::{Ban, End, Origin, Reason};
+use crate::policy::{Ban, End, Origin, Reason, Uid};
 use crate::source::Source;
 
 /// A ban that somebody asks for.
@@ -24,6 +24,8 @@ pub struct Order {
     pub reason: Reason,
     /// Whether it holds against all that makes a friend of the source, but for what is for good.
     pub is_forced: bool,
+    /// Who asks.
+    pub by: Option<Uid>,
 }
 
 /// Why an ordered ban was not carried out.
@@ -127,6 +129,7 @@ impl Engine {
             } else {
                 Origin::Command
             },
+            by: order.by,
             start: now.wall,
             end,
         };

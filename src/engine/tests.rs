@@ -275,6 +275,7 @@ impl Bench {
             length,
             reason: Reason::parse("by hand"),
             is_forced: false,
+            by: None,
         };
         self.engine.ban(order, NOW).map(|(ban, _)| ban)
     }
@@ -668,6 +669,7 @@ fn replay_keeps_the_time_left_and_ends_the_bans_of_friends() {
         source: source.parse().unwrap(),
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         origin: Origin::Scan,
+        by: None,
         start: NOW.wall,
         end: Some(End::after(Duration::from_secs(240), NOW)),
     };
@@ -832,6 +834,7 @@ fn ban_of(source: &str) -> Ban {
         source: source.parse().unwrap(),
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         origin: Origin::Scan,
+        by: None,
         start: NOW.wall,
         end: Some(End::after(Duration::from_secs(240), NOW)),
     }

@@ -88,6 +88,8 @@ impl Engine {
             .is_some()
         {
             self.counters.ignored += 1;
+            self.spared
+                .observe(Source::from(probe.source), probe, now.mono);
         } else if self.is_dealt_with(probe, now) {
             self.counters.hits += 1;
         } else if self.is_service(probe, Freshness::WithinASecond, now, ask) {

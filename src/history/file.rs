@@ -50,6 +50,9 @@ const ROLLUPS: &str = "
 CREATE INDEX IF NOT EXISTS ban_rollup ON ban (source, ended) WHERE origin = 'rollup';
 ";
 
+/// Who ordered a ban; a file from before there was this gets it when it is opened for writing.
+const BY: &str = "ALTER TABLE ban ADD COLUMN banned_by TEXT";
+
 /// How long a lock of another connection is waited for. Readers never hold one that stops a writer, but for moments.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -234,6 +237,12 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
     ))
 }
 
+/// Whether it has a place for who ordered a ban.
+pub(super) fn knows_who(connection: &Connection) -> bool {
+    let question = format!("SELECT {} FROM ban LIMIT 0", Row::BY);
+    connection.prepare_cached(&question).is_ok()
+}
+
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     // Where the file system has no shared memory, SQLite stays with its rollback journal, which is slower but as safe.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
@@ -241,5 +250,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(SITES)?;
     connection.execute_batch(ROLLUPS)?;
     connection.execute_batch(names::TABLE)?;
+    if !knows_who(connection) {
+        connection.execute_batch(BY)?;
+    }
     connection.pragma_update(None, "cache_size", WRITERS_CACHE)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::{params, params_from_iter};
 
 use super::row::Row;
-use super::{Error, History};
+use super::{Error, History, file};
 use crate::clock::{Now, Wall};
 use crate::policy::Ban;
 use crate::source::Source;
@@ -82,7 +82,7 @@ impl History {
         let mut seen = 0;
         let mut last = from;
         let mut take = |which: &str, ends: Option<i64>, id: i64| -> Result<(), Error> {
-            let sql = format!("SELECT {} FROM ban {which} LIMIT ?3", Row::COLUMNS);
+            let sql = format!("SELECT {} FROM ban {which} LIMIT ?3", self.columns());
             self.each(&sql, params![ends, id, bound(limit - seen)], |row| {
                 seen += 1;
                 let id = row.get(0)?;
@@ -217,7 +217,7 @@ impl History {
         };
         let sql = format!(
             "SELECT {} FROM ban {which} ORDER BY id DESC LIMIT CAST(? AS INTEGER)",
-            Row::COLUMNS
+            self.columns()
         );
         sources.push(bound(limit).to_string());
         let mut rows = Vec::new();
@@ -266,7 +266,7 @@ impl History {
         let sql = format!(
             "SELECT {} FROM ban INDEXED BY ban_source WHERE source IN ({}) AND response = 'ban'
              AND ended IS NULL AND (ends IS NULL OR ends > CAST(? AS INTEGER)) ORDER BY id",
-            Row::COLUMNS,
+            self.columns(),
             marks(sources.len())
         );
         let now_text = now.wall.0.to_string();
@@ -280,6 +280,13 @@ impl History {
             },
         )?;
         Ok(bans)
+    }
+
+    /// What [`Row::read`] reads; of who ordered a ban nothing, where this is an old file that is only read.
+    fn columns(&self) -> String {
+        let knows_who = file::knows_who(&self.connection);
+        let by = if knows_who { Row::BY } else { "NULL" };
+        format!("{}, {by}", Row::COLUMNS)
     }
 
     /// Calls `handle` for each row of the answer.

@@ -5,7 +5,7 @@
 use rusqlite::types::Type;
 
 use crate::clock::{Now, Wall};
-use crate::policy::{Ban, End, Origin, Reason};
+use crate::policy::{Ban, End, Origin, Reason, Uid};
 use crate::source::Source;
 
 /// A ban, or a scan that was only logged, as history keeps it.
@@ -19,6 +19,8 @@ pub struct Row {
     pub reason: Reason,
     /// Who decided it.
     pub origin: Origin,
+    /// Who ordered it, where that is known.
+    pub by: Option<Uid>,
     /// What was done.
     pub response: Response,
     /// When it began.
@@ -61,10 +63,14 @@ pub enum Ending {
 }
 
 impl Row {
+    /// What every history has.
     pub(super) const COLUMNS: &str =
         "id, source, reason, origin, response, started, ends, ended, ended_how, ended_by";
 
-    /// Reads [`COLUMNS`](Self::COLUMNS).
+    /// What one has that has been opened for writing since there is this.
+    pub(super) const BY: &str = "banned_by";
+
+    /// Reads [`COLUMNS`](Self::COLUMNS), and [`BY`](Self::BY) behind them.
     pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let ended = match row.get(7)? {
             Some(at) => Some(Ended {
@@ -79,6 +85,9 @@ impl Row {
             source: parsed(row, 1, |text| text.parse().ok())?,
             reason: parsed(row, 2, |text| Some(Reason::parse(text)))?,
             origin: parsed(row, 3, Origin::from_name)?,
+            by: row
+                .get::<_, Option<String>>(10)?
+                .and_then(|text| Uid::parse(&text)),
             response: parsed(row, 4, Response::from_name)?,
             start: Wall(row.get(5)?),
             end: row.get::<_, Option<i64>>(6)?.map(Wall),
@@ -104,6 +113,7 @@ impl Row {
             source: self.source,
             reason: self.reason,
             origin: self.origin,
+            by: self.by,
             start: self.start,
             end,
         }

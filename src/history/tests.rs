@@ -20,7 +20,7 @@ use super::query::Cursor;
 use super::*;
 use crate::clock::{Mono, Now};
 use crate::config::{self, Mode, WatchMode};
-use crate::policy::{End, Summary, Unit};
+use crate::policy::{End, Summary, Uid, Unit};
 use crate::probe::{Protocol, ScanType};
 
 mod dying;
@@ -66,6 +66,7 @@ fn ban_from(source: Source, now: Now, length: Option<Duration>) -> Ban {
         source,
         reason: Reason::Scan(summary),
         origin: Origin::Scan,
+        by: None,
         start: now.wall,
         end: end.map(|Now { mono, wall }| End { mono, wall }),
     }

@@ -458,6 +458,7 @@ mod tests {
             source: source.parse().unwrap(),
             reason: Reason::parse("test"),
             origin: Origin::Command,
+            by: None,
             start: NOW.wall,
             end: seconds.map(|s| End::after(Duration::from_secs(s), NOW)),
         }

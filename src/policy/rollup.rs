@@ -36,6 +36,7 @@ pub fn roll_up(
         source: prefix,
         reason: Reason::parse(&format!("roll-up of {count} bans, last {part}")),
         origin: Origin::RollUp,
+        by: None,
         start: now.wall,
         end: Some(End::after(length, now)),
     })
@@ -247,6 +248,7 @@ mod tests {
             source: source.parse().unwrap(),
             reason: Reason::parse(reason),
             origin: Origin::Scan,
+            by: None,
             start: NOW.wall,
             end: Some(End::after(Duration::from_secs(600), NOW)),
         }

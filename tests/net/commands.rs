@@ -606,8 +606,52 @@ fn explain_tells_probes_bans_where_they_stand_and_why_nobody_is_banned() {
         told["bans"][0]["responders"],
         serde_json::json!(["nftables"])
     );
+    assert_eq!(told["history"], daemon.json("history"));
     daemon.ok(&["unban", Pair::STRANGER]);
     let said = explain(Pair::STRANGER);
     assert!(said.contains("is not banned;"), "{said}");
     assert!(said.contains("unban by uid 0"), "{said}");
+}
+
+#[test]
+fn who_ordered_a_ban_is_told_over_a_restart_too() {
+    let host = &Host::new("host");
+    let mut daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7", "--for", "1h"]);
+    let is_told = |daemon: &Daemon<'_>, address: &str| {
+        let said = daemon.ok(&["explain", address]);
+        let words = format!("is banned as {address} by uid 0, begun ");
+        assert!(said.contains(&words), "{said}");
+        assert!(said.contains(" banned for 1h by uid 0: by hand"), "{said}");
+        let banned = daemon.json("list");
+        let all = banned.as_array().expect("it is a list");
+        assert!(all.iter().all(|ban| ban["by"] == "uid 0"), "{banned}");
+        assert_eq!(daemon.json("history")[0]["banned_by"], "uid 0");
+    };
+    is_told(&daemon, "203.0.113.7");
+    let log = daemon.log();
+    assert!(
+        log.contains("203.0.113.7 banned for 1h by uid 0: by hand"),
+        "{log}"
+    );
+    daemon.stop();
+    daemon.ok(&["ban", "203.0.113.8", "--for", "1h"]);
+    daemon.restart();
+    for address in ["203.0.113.7", "203.0.113.8"] {
+        is_told(&daemon, address);
+    }
+}
+
+#[test]
+fn explain_tells_what_a_friend_has_sent() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "ignore.addresses = [\"10.77.0.0/24\"]");
+    stranger.nmap("-sS", "21-25", Pair::HOST);
+    daemon.has_counted("ignored", 5);
+    let said = daemon.ok(&["explain", Pair::STRANGER]);
+    let words = "packets to watched ports that were let be, for it is never banned, the last of them:\n    syn scan of tcp port 2";
+    assert!(said.contains(words), "{said}");
+    assert!(!said.contains("probes that count"), "{said}");
+    let said = daemon.ok(&["explain", Pair::OTHER]);
+    assert!(!said.contains("were let be"), "{said}");
 }

@@ -184,6 +184,7 @@ fn forced(source: &str) -> Order {
         length: Some(Duration::from_secs(600)),
         reason: Reason::parse("by hand"),
         is_forced: true,
+        by: None,
     }
 }
 
@@ -256,7 +257,7 @@ fn a_list_does_not_ban_who_has_just_logged_in() {
     *logged.borrow_mut() = Ok(vec![root(STRANGER)]);
     let list = [STRANGER, "203.0.113.9"].map(|it| it.parse().unwrap());
     let why = Reason::parse("imported");
-    let imported = bench.engine.import(&list, None, &why, NOW).unwrap();
+    let imported = bench.engine.import(&list, None, &why, None, NOW).unwrap();
     assert_eq!(bench.held(), ["203.0.113.9"]);
     assert!(matches!(
         imported.refused[..],
@@ -324,7 +325,10 @@ fn a_ban_on_trial_takes_no_other_ban_with_it() {
     let hour = Some(Duration::from_secs(3600));
     let list = [listed.parse().unwrap()];
     let why = Reason::parse("imported");
-    bench.engine.import(&list, hour, &why, after(63)).unwrap();
+    bench
+        .engine
+        .import(&list, hour, &why, None, after(63))
+        .unwrap();
     assert!(bench.engine.confirm(list[0], after(64)).is_err());
     bench.engine.tick(after(3663));
     assert!(bench.engine.bans().past(list[0]).is_some());

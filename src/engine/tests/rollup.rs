@@ -151,6 +151,7 @@ fn replay_counts_and_what_was_lifted_before_stays_forgiven() {
         source: format!("2001:db8:2:{n:x}::/64").parse().unwrap(),
         reason: Reason::parse("syn scan, 1 tcp port, last 23"),
         origin: Origin::Scan,
+        by: None,
         start,
         end: Some(End::after(Duration::from_secs(3600), NOW)),
     };
@@ -178,6 +179,7 @@ fn a_roll_up_that_history_has_is_put_back_unless_its_prefix_is_guarded_by_now() 
             source: prefix.parse().unwrap(),
             reason: Reason::parse("roll-up of 2 bans, last 2001:db8:2:2::/64"),
             origin: Origin::RollUp,
+            by: None,
             start: NOW.wall,
             end: Some(End::after(Duration::from_secs(3600), NOW)),
         };

@@ -437,6 +437,7 @@ fn what_programs_banned_in_an_earlier_run_is_undone() {
         source: STRANGER.parse().unwrap(),
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         origin: Origin::Scan,
+        by: None,
         start: NOW.wall,
         end: Some(End::after(Duration::from_secs(600), NOW)),
     };

@@ -377,3 +377,32 @@ fn a_creation_cut_short_is_begun_anew() {
     drop(history);
     assert_eq!(picture(dir.path()).len(), 1);
 }
+
+/// From before there was a place for who ordered a ban.
+#[test]
+fn a_file_from_before_is_read_as_it_is_and_then_brought_up_to_date() {
+    let (_dir, path) = temp();
+    filled(&path, 1);
+    let as_before = rusqlite::Connection::open(&path).unwrap();
+    as_before
+        .execute_batch("ALTER TABLE ban DROP COLUMN banned_by")
+        .unwrap();
+    drop(as_before);
+    let reader = History::open_read_only(&path).unwrap().unwrap();
+    let row = reader.of(None, 1).unwrap().pop().unwrap();
+    assert_eq!((row.source, row.by), (nth(0), None));
+    let mut history = History::open(&path).unwrap();
+    let root = Uid::parse("uid 0");
+    let ban = Ban {
+        by: root,
+        ..ban_from(nth(2), noon(), Some(HOUR))
+    };
+    history.append(&[Record::Ban(ban)]).unwrap();
+    for history in [&history, &reader] {
+        let by = |row: Row| (row.source, row.by);
+        let known: Vec<_> = history.of(None, 9).unwrap().into_iter().map(by).collect();
+        assert_eq!(known, [(nth(2), root), (nth(0), None)]);
+    }
+    let running = history.running(noon(), nth(2).address()).unwrap();
+    assert_eq!(running[0].by, root);
+}

@@ -411,7 +411,7 @@ proptest! {
     #[test]
     fn what_was_recorded_is_read_back(
         address in any::<IpAddr>(), bits in 0_u8..=128, text in "\\PC{0,120}", start in any::<i64>(),
-        length in proptest::option::of(any::<u64>()), by in ".{0,30}",
+        length in proptest::option::of(any::<u64>()), by in ".{0,30}", user in any::<u32>(),
     ) {
         let (_dir, path) = temp();
         let mut history = History::open(&path).unwrap();
@@ -419,11 +419,13 @@ proptest! {
         let mut ban = ban_from(Source::prefix(address.to_canonical(), bits), now, length.map(Duration::from_millis));
         ban.reason = Reason::parse(&text);
         ban.origin = Origin::Command;
+        ban.by = Uid::parse(&format!("uid {user}"));
         history.append(&[Record::Ban(ban.clone())]).unwrap();
         let row = history.of(Some(address), 1).unwrap().pop().unwrap();
         prop_assert_eq!(row.source, ban.source);
         prop_assert_eq!(&row.reason, &ban.reason);
         prop_assert_eq!((row.origin, row.response, row.start), (ban.origin, Response::Ban, ban.start));
+        prop_assert_eq!(row.by, ban.by);
         prop_assert_eq!(row.end, ban.end.map(|end| end.wall));
         let by: Box<str> = by.into();
         history.append(&[Record::End { source: ban.source, at: now.wall, how: Ending::Ignored, by: by.clone() }]).unwrap();

@@ -92,6 +92,7 @@ fn ban(source: &str) -> Ban {
         source: source.parse().unwrap(),
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         origin: Origin::Scan,
+        by: None,
         start: NOW.wall,
         end: Some(End::after(Duration::from_secs(600), NOW)),
     }

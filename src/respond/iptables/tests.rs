@@ -193,6 +193,7 @@ fn ban(source: &str, seconds: Option<u64>) -> Ban {
         source: source.parse().unwrap(),
         reason: Reason::parse("syn scan, 3 tcp ports, last 23"),
         origin: Origin::Scan,
+        by: None,
         start: now.wall,
         end: seconds.map(|seconds| End::after(Duration::from_secs(seconds), now)),
     }

@@ -105,6 +105,7 @@ fn ban_with(source: &str, reason: &str, length: Duration, left: Duration, now: N
         source: source.parse().unwrap(),
         reason: Reason::Text(reason.into()),
         origin: Origin::Scan,
+        by: None,
         start: Wall(now.wall.0 - begun),
         end: Some(End {
             mono: now.mono.later(left),

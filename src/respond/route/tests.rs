@@ -93,6 +93,7 @@ fn bans(sources: impl IntoIterator<Item = Source>) -> Vec<Ban> {
         source,
         reason: Reason::Text("test".into()),
         origin: Origin::Command,
+        by: None,
         start: NOW.wall,
         end: None,
     };
