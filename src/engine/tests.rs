@@ -338,7 +338,26 @@ fn who_was_answered_by_somebody_who_is_gone_is_no_scanner() {
     bench.see(&[probe], NOW);
     assert!(bench.held().is_empty());
     assert_eq!(bench.engine.counters.services, 1);
-    bench.probes(STRANGER, &[3], NOW);
+    bench.probes(STRANGER, &[3], after(599));
+    assert!(bench.held().is_empty(), "it was served a moment ago");
+    bench.probes(STRANGER, &[3], after(600));
+    assert_eq!(bench.held(), [STRANGER]);
+}
+
+#[test]
+fn ports_that_are_answered_from_elsewhere_bring_nobody_nearer_to_a_ban() {
+    let mut bench = Bench::new("");
+    let users = [1, 2, 3, 4].map(|port| Probe {
+        source_port: CONNECTED,
+        ..syn(STRANGER, HOST, port)
+    });
+    bench.see(&users, NOW);
+    // Known by then, also where there is no connection.
+    bench.probes(STRANGER, &[1, 2, 3, 4], NOW);
+    bench.probes(STRANGER, &[21, 23], NOW);
+    assert!(bench.held().is_empty());
+    assert_eq!(bench.engine.counters.services, 8);
+    bench.probes(STRANGER, &[25], NOW);
     assert_eq!(bench.held(), [STRANGER]);
 }
 
@@ -1239,7 +1258,10 @@ fn all_are_lifted_a_portion_at_a_time_and_who_comes_meanwhile_too() {
     for is_broken in [false, true] {
         let reason = Reason::parse("by hand");
         let hour = Some(Duration::from_secs(3600));
-        bench.engine.import(&many, hour, &reason, NOW).unwrap();
+        bench
+            .engine
+            .import(&many, hour, &reason, None, NOW)
+            .unwrap();
         let mut clearing = bench.engine.begin_clearing();
         let mut unbanned = bench.engine.clear_some(&mut clearing, "uid 0", NOW).lifted;
         assert!(!clearing.is_over() && !unbanned.is_empty());

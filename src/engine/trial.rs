@@ -49,11 +49,15 @@ impl Engine {
         } else {
             self.heard(ask.were_answered(&syns), now)
         };
+        let is_known = answered.is_some();
         let mut answered = answered.unwrap_or_default().into_iter();
         for (scan, alarm) in scans.drain(..) {
             if is_syn(&alarm.probe) && answered.next().unwrap_or(true) {
                 self.counters.hits -= 1;
                 self.counters.services += 1;
+                if is_known {
+                    self.learn_service(&alarm.probe, now);
+                }
                 continue;
             }
             if std::mem::take(is_first) {
@@ -177,12 +181,28 @@ impl Engine {
         if (self.guard.services).learn(protocol, dest, port, bound, now.mono) {
             return true;
         }
-        match self.ask(Question::IsRedirected, probe, now, ask) {
-            None => true,
-            Some(redirected) => {
-                redirected && (self.guard.services).learn(protocol, dest, port, true, now.mono)
-            }
-        }
+        let Some(redirected) = self.ask(Question::IsRedirected, probe, now, ask) else {
+            return true;
+        };
+        // Who listens elsewhere may answer for this port all the same (a rule of tproxy, say). At a verdict it is asked of all.
+        let may_be_answered = fresh == Freshness::WithinASecond
+            && probe.scan_type == ScanType::Syn
+            && !self.config.has_traps();
+        let served = redirected
+            || may_be_answered
+                && (self.ask(Question::WasAnswered, probe, now, ask)).unwrap_or(true);
+        served && self.learn_service(probe, now)
+    }
+
+    /// Keeps that somebody serves this port, whether anything is bound to it or not. True: so it is a service.
+    fn learn_service(&mut self, probe: &Probe, now: Now) -> bool {
+        let Probe {
+            protocol,
+            dest,
+            port,
+            ..
+        } = *probe;
+        (self.guard.services).learn(protocol, dest, port, true, now.mono)
     }
 
     /// Whether the probe is the late answer to a question that left this host, or a host behind it. TCP's answers are told

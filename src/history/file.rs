@@ -16,6 +16,7 @@ use super::claim::Claim;
 use super::judge::{
     APPLICATION_ID, Found, VERSION, find_damage, judge, judge_header, refused, unreadable,
 };
+use super::row::Row;
 use super::{Error, names};
 
 /// As SQL has it, for people with the `sqlite3` command too. Times are milliseconds since 1970.

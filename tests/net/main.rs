@@ -25,6 +25,9 @@ mod forwarding;
 /// What somebody listens on is no trap.
 mod services;
 
+/// What innocents send is no evidence, in any way of watching.
+mod evidence;
+
 /// Who is never banned.
 mod friends;
 

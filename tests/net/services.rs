@@ -1,6 +1,5 @@
 //! What somebody listens on is no trap.
 
-use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 
 use portsentry::host::Closings;
@@ -128,24 +127,6 @@ fn answers_that_come_when_who_asked_has_gone_ban_nobody() {
 }
 
 #[test]
-fn connections_that_the_host_opens_ban_nobody() {
-    let Pair { host, stranger } = &Pair::new();
-    let service = stranger.serve(at(Pair::STRANGER), 80);
-    let daemon = Daemon::start(host, TOUCHY);
-    for _ in 0..20 {
-        assert!(host.reaches(at(Pair::STRANGER), 80));
-    }
-    eventually("all have been served", || {
-        (service.taken() == 20).then_some(())
-    });
-    daemon.assert_nobody_is_banned();
-    // It has seen packets, and the answers were none of its business.
-    stranger.knock(at(Pair::HOST), [25]);
-    daemon.element("banned4", Pair::STRANGER);
-    assert_eq!(daemon.counter("hits"), 1);
-}
-
-#[test]
 fn a_service_that_starts_under_fire_is_spared_at_once() {
     let Pair { host, stranger } = &Pair::new();
     let daemon = Daemon::start(host, "[detect]\ntrigger = 2\ncount = \"hits\"\n");
@@ -156,41 +137,6 @@ fn a_service_that_starts_under_fire_is_spared_at_once() {
     assert!(stranger.reaches(at(Pair::HOST), 80));
     daemon.has_counted("services", 1);
     daemon.assert_nobody_is_banned();
-}
-
-#[test]
-fn what_only_an_old_connection_would_send_is_no_probe() {
-    let Pair { host, stranger } = &Pair::new();
-    let daemon = Daemon::start(host, TOUCHY);
-    for flags in ["-F -A", "-A", "-R", "-R -A", "-P -A", "-S -A", "-F -P -A"] {
-        stranger.hping3(3, &format!("{flags} -p 23"), Pair::HOST);
-    }
-    // And what routers say of packets that we have sent.
-    stranger.hping3(3, "--icmp -C 3 -K 3", Pair::HOST);
-    stranger.hping3(3, "--icmp -C 3 -K 1", Pair::HOST);
-    stranger.nmap("-sS", "24", Pair::HOST);
-    daemon.element("banned4", Pair::STRANGER);
-    assert_eq!(daemon.counter("hits"), 1);
-}
-
-#[test]
-fn who_still_talks_to_a_service_that_has_gone_is_no_scanner() {
-    let Pair { host, stranger } = &Pair::new();
-    let service = host.serve(at(Pair::HOST), 80);
-    let daemon = Daemon::start(host, TOUCHY);
-    let open: Vec<_> = (0..5)
-        .map(|_| stranger.connect(at(Pair::HOST), 80).expect("it is served"))
-        .collect();
-    eventually("all are served", || (service.taken() == 5).then_some(()));
-    drop(service);
-    for mut connection in open {
-        // Data that nobody takes any more, and the end: the host answers with resets.
-        let _ = connection.write_all(b"GET / HTTP/1.0\r\n\r\n");
-        drop(connection);
-    }
-    daemon.has_counted("services", 5);
-    daemon.assert_nobody_is_banned();
-    assert_eq!(daemon.counter("hits"), 0);
 }
 
 #[test]

@@ -2,10 +2,8 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
-
-use socket2::{Domain, Socket, Type};
 
 use crate::lab::{Bridge, Daemon, Host, Pair, Routed, at, eventually, send_syns};
 
@@ -198,28 +196,6 @@ fn a_service_has_its_port_before_and_from_the_moment_it_starts() {
     }
     daemon.has_counted("services", services + 6);
     assert_eq!(daemon.counter("hits"), hits);
-}
-
-/// The service has closed first, so that its end of the connection is in TIME_WAIT when the next one comes.
-#[test]
-fn a_client_that_comes_again_from_the_same_port_reaches_the_service() {
-    let Pair { host, stranger } = &Pair::new();
-    let _service = host.serve(at(Pair::HOST), 80);
-    let daemon = Daemon::start(host, HANDSHAKE);
-    for _ in 0..3 {
-        let connection = stranger.inside(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::new(at(Pair::STRANGER), 40_000).into())?;
-            let to = SocketAddr::new(at(Pair::HOST), 80).into();
-            socket.connect_timeout(&to, Duration::from_secs(10))?;
-            Ok(TcpStream::from(socket))
-        });
-        assert_eq!(said(connection), "welcome\n");
-        let remains = host.run("ss -Htan state time-wait");
-        assert!(remains.contains(":80"), "{remains}");
-    }
-    assert_eq!(daemon.counter("hits"), 0);
 }
 
 #[test]

@@ -100,6 +100,11 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
+    /// The host it runs on.
+    pub(crate) fn host(&self) -> &Host {
+        self.host
+    }
+
     /// It sees these from its next start on, and so do commands.
     pub(crate) fn see(&mut self, surroundings: &Surroundings) {
         self.surroundings = Some(surroundings.root().to_owned());

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 /// A network namespace. Removed on drop.
 pub(crate) struct Host {
@@ -236,6 +237,25 @@ impl Host {
         let listener = self
             .inside(|| TcpListener::bind((address, port)))
             .expect("a fresh host's ports are free");
+        Self::serve_on(listener)
+    }
+
+    /// The same, which takes connections to other ports too, those that a rule of tproxy leads to it.
+    pub(crate) fn serve_for_others(&self, address: IpAddr, port: u16) -> Service {
+        let address = SocketAddr::new(address, port);
+        let listener = self.inside(|| {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            // The option is the same one for both protocols, by either name.
+            socket.set_ip_transparent_v4(true)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(128)?;
+            Ok::<_, std::io::Error>(TcpListener::from(socket))
+        });
+        Self::serve_on(listener.expect("a fresh host's ports are free"))
+    }
+
+    fn serve_on(listener: TcpListener) -> Service {
         listener
             .set_nonblocking(true)
             .expect("a socket can be made non-blocking");

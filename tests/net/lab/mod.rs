@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 pub(crate) use clock::Clock;
 pub(crate) use daemon::{Daemon, Said};
 pub(crate) use disk::Disk;
-pub(crate) use host::{Element, Host};
+pub(crate) use host::{Element, Host, Service};
 pub(crate) use name_server::{Mood, NameServer};
 pub(crate) use packets::{
     DEST_OPTIONS, FRAGMENT, Flood, NO_NEXT, TCP, dest_options, fragment, send_ipv6, send_syns,
-    tcp_syn,
+    send_tcp, tcp_syn,
 };
 pub(crate) use sandbox::{Process, Sandbox};
 pub(crate) use surroundings::Surroundings;

@@ -30,15 +30,21 @@ pub(crate) fn tcp_syn(source: &str, dest: &str, port: u16) -> Vec<u8> {
 }
 
 fn syn(source: IpAddr, dest: IpAddr, port: u16) -> Vec<u8> {
+    let (source, dest) = (SocketAddr::new(source, 40_000), SocketAddr::new(dest, port));
+    segment(source, dest, TcpFlags::SYN)
+}
+
+/// A TCP header with these flags, its checksum right.
+fn segment(source: SocketAddr, dest: SocketAddr, flags: u8) -> Vec<u8> {
     let mut bytes = vec![0; TCP_HEADER];
     let mut tcp = MutableTcpPacket::new(&mut bytes).expect("there is room for a header");
-    tcp.set_source(40_000);
-    tcp.set_destination(port);
+    tcp.set_source(source.port());
+    tcp.set_destination(dest.port());
     tcp.set_sequence(1);
     tcp.set_data_offset(5);
-    tcp.set_flags(TcpFlags::SYN);
+    tcp.set_flags(flags);
     tcp.set_window(1024);
-    let checksum = match (source, dest) {
+    let checksum = match (source.ip(), dest.ip()) {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
             ipv4_checksum(&tcp.to_immutable(), &source, &dest)
         }
@@ -100,6 +106,21 @@ pub(crate) fn send_ipv6(from: &Host, dest: &str, next: u8, payload: &[u8]) {
             .send_to(payload, &to)
             .expect("the destination is on a cable of ours");
         assert_eq!(sent, payload.len());
+    });
+}
+
+/// Sends a TCP packet of nothing but a header with these flags, over the protocol of its addresses.
+pub(crate) fn send_tcp(from: &Host, source: SocketAddr, dest: SocketAddr, flags: u8) {
+    from.inside(|| {
+        let (domain, tcp) = (Domain::for_address(dest), Protocol::TCP);
+        let socket = Socket::new(domain, Type::RAW, Some(tcp)).expect("root may");
+        // ipv6(7): a port is none of a raw socket's business.
+        let to = SockAddr::from(SocketAddr::new(dest.ip(), 0));
+        let packet = segment(source, dest, flags);
+        let sent = socket
+            .send_to(&packet, &to)
+            .expect("it is on a cable of ours");
+        assert_eq!(sent, packet.len());
     });
 }
 
