@@ -155,6 +155,7 @@ fn slow(patience: Duration) -> impl Fn(io::Error) -> AskError {
 mod tests {
     use super::*;
     use std::io::Read as _;
+    use std::net::Shutdown;
     use std::os::unix::net::UnixListener;
     use std::thread;
 
@@ -177,6 +178,8 @@ mod tests {
                 // The client may have gone.
                 let _ = stream.write_all(format!("{line}\n").as_bytes());
             }
+            // A child that another test starts may hold it until its exec: to close it is not enough.
+            let _ = stream.shutdown(Shutdown::Both);
         });
         let result = ask(&path, &Request::List, PATIENCE, each);
         daemon.join().unwrap();

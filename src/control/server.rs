@@ -264,13 +264,19 @@ impl AsFd for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Shutdown;
     use std::os::unix::fs::symlink;
+
+    use socket2::SockRef;
 
     #[test]
     fn a_socket_left_behind_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        drop(UnixListener::bind(&path).unwrap());
+        let left = UnixListener::bind(&path).unwrap();
+        // A child that another test starts may hold it until its exec: to close it is not enough.
+        SockRef::from(&left).shutdown(Shutdown::Both).unwrap();
+        drop(left);
         assert!(path.exists());
         let server = Server::bind(&path).unwrap();
         let second = Server::bind(&path).map(|_| ()).unwrap_err();

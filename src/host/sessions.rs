@@ -307,13 +307,31 @@ fn keepalive_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
     use super::super::tests::{in_a_network, wait};
     use super::*;
 
     fn at(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    /// Listens as soon as it can be: a child that another test starts may hold an earlier listener until its exec.
+    fn listen_anew(at: &str) -> TcpListener {
+        let mut listener = None;
+        wait("the port is free", || {
+            listener = TcpListener::bind(at).ok();
+            listener.is_some()
+        });
+        listener.unwrap()
+    }
+
+    /// Ends connections, whoever else holds their sockets for a moment yet.
+    fn end<const N: usize>(connections: [(TcpStream, (TcpStream, SocketAddr)); N]) {
+        for (here, (there, _)) in connections {
+            here.shutdown(Shutdown::Both).unwrap();
+            there.shutdown(Shutdown::Both).unwrap();
+        }
     }
 
     #[test]
@@ -366,7 +384,7 @@ mod tests {
                 let mut sessions = Sessions::new();
                 let mut look =
                     |sshd: &Sshd, later| sessions.connections(sshd, now + minutes(later)).unwrap();
-                let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+                let listener = listen_anew("127.0.0.1:22");
                 assert_eq!(look(&before, 0), []);
                 let early = TcpStream::connect("127.0.0.1:22").unwrap();
                 let early = (early, listener.accept().unwrap());
@@ -378,14 +396,15 @@ mod tests {
                 assert_eq!(look(&after, 9), [], "sshd goes by what it has read");
                 // Restarted: it is bound anew, and whoever was there is left as long as before.
                 drop(listener);
-                let listener = TcpListener::bind("127.0.0.1:22").unwrap();
+                let listener = listen_anew("127.0.0.1:22");
                 assert_eq!(look(&after, 10), []);
                 let new = TcpStream::connect("127.0.0.1:22").unwrap();
                 let new = (new, listener.accept().unwrap());
-                drop((early, late));
+                end([early, late]);
                 assert_eq!(look(&after, 10), []);
                 assert_eq!(look(&after, 12), [(at("127.0.0.1"), 22)]);
-                drop((new, listener));
+                end([new]);
+                drop(listener);
             }
         });
     }

@@ -185,7 +185,8 @@ impl Visit for Message {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader};
-    use std::os::unix::net::{UnixDatagram, UnixListener};
+    use std::net::Shutdown;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -196,6 +197,24 @@ mod tests {
         log.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let length = log.recv(&mut bytes).unwrap();
         String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    /// Ends a log, and waits until nobody takes what is sent there: a child that another test starts may hold it until its exec.
+    fn end(log: UnixDatagram, path: &Path) {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(path).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        std::fs::remove_file(path).unwrap();
+        drop(log);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_refused(&sender.send(b"?")) {
+            assert!(Instant::now() < deadline, "somebody keeps the log");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn is_refused(sent: &io::Result<usize>) -> bool {
+        matches!(sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     #[test]
@@ -232,13 +251,12 @@ mod tests {
         syslog.send(Level::INFO, "this is heard");
         assert!(receive(&log).ends_with("]: 1 line is lost"));
         assert!(receive(&log).ends_with("]: this is heard"));
-        std::fs::remove_file(&path).unwrap();
-        drop(log);
+        end(log, &path);
         for text in ["one", "two"] {
             let log = UnixDatagram::bind(&path).unwrap();
             syslog.send(Level::INFO, text);
             assert!(receive(&log).ends_with(text));
-            std::fs::remove_file(&path).unwrap();
+            end(log, &path);
         }
     }
 
@@ -275,6 +293,10 @@ mod tests {
     /// What comes next from whoever connects next, up to the NUL.
     fn accept(log: &UnixListener) -> impl FnMut() -> String + use<> {
         let (stream, _) = log.accept().unwrap();
+        next_from(stream)
+    }
+
+    fn next_from(stream: UnixStream) -> impl FnMut() -> String + use<> {
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
@@ -294,20 +316,25 @@ mod tests {
         let log = UnixListener::bind(&path).unwrap();
         let syslog = Syslog::at(&path);
         syslog.send(Level::INFO, "attackalert: one\ntwo");
-        let mut next = accept(&log);
+        let (stream, _) = log.accept().unwrap();
+        let mut next = next_from(stream.try_clone().unwrap());
         let first = next();
         assert!(
             first.starts_with("<29>") && first.ends_with("]: attackalert: one"),
             "{first}"
         );
         assert!(next().ends_with("]: two"));
-        // It is started anew, first as it was and then as one for datagrams.
-        drop((next, log));
+        // It is started anew, first as it was and then as one for datagrams. To close is not enough: a child that another test
+        // starts may hold it until its exec.
+        stream.shutdown(Shutdown::Both).unwrap();
+        drop((next, stream, log));
         std::fs::remove_file(&path).unwrap();
         let log = UnixListener::bind(&path).unwrap();
         syslog.send(Level::INFO, "three");
-        assert!(accept(&log)().ends_with("]: three"));
-        drop(log);
+        let (stream, _) = log.accept().unwrap();
+        assert!(next_from(stream.try_clone().unwrap())().ends_with("]: three"));
+        stream.shutdown(Shutdown::Both).unwrap();
+        drop((stream, log));
         std::fs::remove_file(&path).unwrap();
         let log = UnixDatagram::bind(&path).unwrap();
         syslog.send(Level::INFO, "four");

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// A network namespace. Removed on drop.
 pub(crate) struct Host {
@@ -277,6 +277,8 @@ impl Host {
                     Err(_) => {}
                 }
             }
+            // Between its fork and its exec, a child that another test starts holds the listener too: to close it is not enough.
+            let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
         });
         Service {
             stop,
