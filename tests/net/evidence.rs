@@ -360,6 +360,37 @@ fn a_listener_for_one_caller_alone_is_a_service() {
     });
 }
 
+/// To another port here, or to somebody who is not there and never answers.
+#[test]
+fn ports_that_are_handed_on_are_services() {
+    is_no_evidence(TOUCHY, |host, stranger, daemon| {
+        host.be_a_router();
+        for ((address, _), (family, absent)) in BOTH
+            .into_iter()
+            .zip([("ip", "10.77.0.99"), ("ip6", "fd77::99")])
+        {
+            host.nft(&format!(
+                "add table {family} published {{ chain pre {{ type nat hook prerouting priority dstnat; \
+                 tcp dport 86 redirect to :8086; tcp dport 87 dnat to {absent}; udp dport 86 dnat to {absent}; }}; }}"
+            ));
+            let service = host.serve(at(address), 8086);
+            services_after(daemon, 3, || {
+                for _ in 0..3 {
+                    assert!(stranger.reaches(at(address), 86));
+                }
+            });
+            drop(service);
+            // Refused, or a trap of ours takes it.
+            services_after(daemon, 1, || {
+                let _ = stranger.connect(at(address), 86);
+            });
+            assert!(!stranger.reaches(at(address), 87));
+            stranger.datagrams(at(address), [86; 3]);
+        }
+        is_all_judged(daemon, stranger);
+    });
+}
+
 /// An admin's own rule hands ports to a proxy that listens on another: nothing is bound to them, and no connection is tracked.
 fn with_proxy(host: &Host, address: IpAddr) -> Service {
     let family = if address.is_ipv4() { "ip" } else { "ip6" };
