@@ -47,7 +47,7 @@ use errands::Errands;
 pub use holder::run_in_background;
 use kernel::Kernel;
 pub use start::Error;
-use token::Token;
+use token::{Token, count};
 use troubles::Troubles;
 
 /// Everything the loop waits for and works with.
@@ -89,6 +89,8 @@ struct Daemon {
     wall_clock: WallClock,
     /// How often history had to begin a new file.
     renewals: u64,
+    /// When so many records are written, history may have grown too long.
+    shorten_at: u64,
     /// What history has complained of.
     history_troubles: Troubles,
     /// What is put off.
@@ -121,6 +123,11 @@ const LISTING_AGAIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How often what is beyond `ban.memory` is dropped.
 const PRUNE_AGAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Rows of history about what is over, at most: some 150 MB.
+const MOST_OVER: u64 = 1_000_000;
+/// After so many new records that is looked at again, which takes a walk through an index.
+const SHORTEN_AGAIN: u64 = 65_536;
 
 /// Callers taken in at a time: far fewer than may talk to us at once, so that each is heard before it has to make room.
 const CALLERS: usize = 16;
@@ -233,7 +240,11 @@ impl Daemon {
 
     fn history_tells(&mut self, now: Now) {
         let recorder = self.engine.recorder();
-        recorder.settle();
+        let written = recorder.settle();
+        if written.0 >= self.shorten_at {
+            self.shorten(now);
+        }
+        let recorder = self.engine.recorder();
         let (renewals, trouble) = (recorder.renewals(), recorder.trouble());
         if std::mem::replace(&mut self.renewals, renewals) != renewals {
             self.engine.record_anew(now);
@@ -376,7 +387,15 @@ impl Daemon {
             self.engine.recorder().prune(before);
             self.engine.forget_before(before);
         }
+        self.shorten(now);
         self.later.prune = Some(now.mono.later(PRUNE_AGAIN));
+    }
+
+    /// Sees to it that history does not grow without bound, however many records strangers cause.
+    fn shorten(&mut self, now: Now) {
+        let recorder = self.engine.recorder();
+        recorder.shorten(MOST_OVER + count(self.engine.bans().len()), now.wall);
+        self.shorten_at = recorder.written().0 + SHORTEN_AGAIN;
     }
 
     fn adopt(&mut self, now: Now) {

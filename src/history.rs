@@ -139,8 +139,12 @@ pub enum Error {
     },
 }
 
+/// When a row's matter was over, in SQL: NULL where it never is by itself.
+const OVER: &str = "coalesce(ended, ends, CASE response WHEN 'log' THEN started END)";
+
 impl History {
-    /// How many rows one step of [`prune`](Self::prune) looks at: some milliseconds.
+    /// How many rows one step of [`prune`](Self::prune) looks at, or one of [`shorten`](Self::shorten) deletes: some
+    /// milliseconds.
     const PRUNE_STEP: i64 = 10_000;
 
     /// How many pages one step gives back to the file system at most: more than its rows filled.
@@ -299,16 +303,49 @@ impl History {
         let upto = first.saturating_add(Self::PRUNE_STEP - 1);
         let deleted = self
             .connection
-            .prepare_cached(
-                "DELETE FROM ban WHERE id BETWEEN ?1 AND ?2
-                 AND coalesce(ended, ends, CASE response WHEN 'log' THEN started END) < ?3",
-            )
+            .prepare_cached(&format!(
+                "DELETE FROM ban WHERE id BETWEEN ?1 AND ?2 AND {OVER} < ?3"
+            ))
             .and_then(|mut delete| delete.execute(params![first, upto, before.0]))
             .map_err(failed)?;
         if deleted > 0 {
             self.free_pages(Self::PRUNE_PAGES).map_err(failed)?;
         }
         Ok((upto < last).then_some(upto))
+    }
+
+    /// Deletes the oldest of what is over `now` while there are more than `most` rows, a bounded step at a time. Bans that run
+    /// stay, however many they are. Whether another step may be needed.
+    ///
+    /// # Errors
+    /// When this step deleted nothing.
+    pub fn shorten(&mut self, most: u64, now: Wall) -> Result<bool, Error> {
+        let path = &self.claim.path;
+        let failed = |cause| Error::Sqlite {
+            step: "shorten",
+            path: path.clone(),
+            cause,
+        };
+        let count = "SELECT count(*) FROM ban";
+        let rows: i64 = self
+            .connection
+            .query_row(count, [], |row| row.get(0))
+            .map_err(failed)?;
+        let excess = rows.saturating_sub(i64::try_from(most).unwrap_or(i64::MAX));
+        if excess <= 0 {
+            return Ok(false);
+        }
+        let deleted = self
+            .connection
+            .prepare_cached(&format!(
+                "DELETE FROM ban WHERE id IN (SELECT id FROM ban WHERE {OVER} < ?1 ORDER BY id LIMIT ?2)"
+            ))
+            .and_then(|mut delete| delete.execute(params![now.0, excess.min(Self::PRUNE_STEP)]))
+            .map_err(failed)?;
+        if deleted > 0 {
+            self.free_pages(Self::PRUNE_PAGES).map_err(failed)?;
+        }
+        Ok(deleted > 0 && excess > Self::PRUNE_STEP)
     }
 
     /// Shortens the file by `count` empty pages at most.

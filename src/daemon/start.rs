@@ -281,6 +281,7 @@ impl Daemon {
             ready_at: None,
             wall_clock: WallClock::at(now),
             renewals: 0,
+            shorten_at: 0,
             history_troubles: Troubles::default(),
             later: Later::default(),
             stopping: false,

@@ -156,6 +156,15 @@ impl Recorder {
         self.shared.wake.notify_one();
     }
 
+    /// Has the oldest of what is over `now` deleted while there are more than `most` rows, a step at a time and between what is
+    /// written: in a flood too.
+    pub fn shorten(&self, most: u64, now: Wall) {
+        let mut state = self.shared.lock();
+        state.shorten = Some(Shortening { most, now });
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
     /// Up to which record all is on disk: it survives the end of this process in any manner.
     #[must_use]
     pub fn written(&self) -> Seq {
@@ -256,6 +265,7 @@ struct State {
     pushed: u64,
     look: bool,
     prune: Option<Pruning>,
+    shorten: Option<Shortening>,
     disk_trouble: Option<String>,
     text_trouble: Option<String>,
     stop_by: Option<Instant>,
@@ -266,6 +276,12 @@ struct State {
 struct Pruning {
     before: Wall,
     from: i64,
+}
+
+#[derive(Clone, Copy)]
+struct Shortening {
+    most: u64,
+    now: Wall,
 }
 
 impl State {
@@ -315,6 +331,7 @@ struct Writer {
 enum Job {
     Write(Vec<Record>),
     Look,
+    Shorten,
     Prune(Pruning),
     End,
 }
@@ -335,7 +352,9 @@ impl Writer {
                     let count = u64::try_from(batch.len()).expect("a batch is in memory");
                     self.shared.written.fetch_add(count, Ordering::Release);
                     self.shared.signal();
+                    self.shorten();
                 }
+                Job::Shorten => self.shorten(),
                 Job::Look => self.look(),
                 Job::Prune(pruning) => self.prune(pruning),
                 Job::End => return,
@@ -349,6 +368,7 @@ impl Writer {
             state.queue.is_empty()
                 && !state.look
                 && state.prune.is_none()
+                && state.shorten.is_none()
                 && state.stop_by.is_none()
         };
         let state = self.shared.lock();
@@ -382,6 +402,9 @@ impl Writer {
         }
         if std::mem::take(&mut state.look) {
             return Job::Look;
+        }
+        if state.shorten.is_some() {
+            return Job::Shorten;
         }
         state.prune.take().map_or(Job::End, Job::Prune)
     }
@@ -497,6 +520,20 @@ impl Writer {
         if let Ok(Some(from)) = step {
             let mut state = self.shared.lock();
             state.prune.get_or_insert(Pruning { before, from });
+        }
+    }
+
+    /// One step, if that has been asked for.
+    fn shorten(&mut self) {
+        let Some(asked) = self.shared.lock().shorten.take() else {
+            return;
+        };
+        // If it fails, the next one asked for will do, as with pruning.
+        let step = self
+            .history()
+            .and_then(|history| history.shorten(asked.most, asked.now));
+        if matches!(step, Ok(true)) {
+            self.shared.lock().shorten.get_or_insert(asked);
         }
     }
 }

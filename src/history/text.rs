@@ -198,6 +198,9 @@ impl TextFile {
     /// Bytes of lines that wait at most: some ten thousand lines.
     const QUEUE: usize = 1 << 20;
 
+    /// Bytes that it takes: some three million lines. In a flood of sources it would take all of the disk in days.
+    const MOST: u64 = 256 << 20;
+
     fn new(path: PathBuf, mode: u32) -> Self {
         Self {
             path,
@@ -246,6 +249,12 @@ impl TextFile {
         };
         let (file, _) = self.open.insert((file, identity));
         let before = file.metadata()?;
+        if before.is_file() && before.len() >= Self::MOST {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "it has 256 MiB; have it rotated (logrotate --force), or move it away",
+            ));
+        }
         file.write_all(lines.as_bytes()).inspect_err(|_| {
             // Half a line would spoil the next one.
             if before.is_file() {
@@ -314,6 +323,27 @@ mod tests {
             "1795366059 - 11/22/2026 16:47:39 Host: 10.9.0.2/10.9.0.2 Port: 11 TCP Blocked\n\
              1795366059 - 11/22/2026 17:47:39 Host: 2001:db8::7/2001:db8::7 Port: 161 UDP Blocked\n"
         );
+    }
+
+    #[test]
+    fn a_file_that_has_grown_too_large_is_left_alone_until_it_is_moved_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.log");
+        let text = || fs::read_to_string(&path).unwrap();
+        let mut file = TextFile::new(path.clone(), 0o644);
+        file.append("one\n").unwrap();
+        // Sparse: it takes no room.
+        File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(TextFile::MOST))
+            .unwrap();
+        file.queue("two\n");
+        let error = file.append_queued().unwrap_err().to_string();
+        assert!(error.contains("256 MiB"), "{error}");
+        fs::rename(&path, dir.path().join("history.log.1")).unwrap();
+        file.append_queued().unwrap();
+        assert_eq!(text(), "two\n");
     }
 
     #[test]

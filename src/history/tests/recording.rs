@@ -64,6 +64,28 @@ fn pruning_is_done_behind_the_records() {
 }
 
 #[test]
+fn history_is_shortened_while_records_come() {
+    let (_dir, path) = temp();
+    let recorder = Recorder::start(History::open(&path).unwrap(), TextFiles::default()).unwrap();
+    let past = Now {
+        wall: noon().wall.earlier(HOUR * 2),
+        ..noon()
+    };
+    let mut ask = |n| {
+        let _ = recorder.push(record(nth(n), past, Some(HOUR)));
+        recorder.shorten(100, noon().wall);
+    };
+    (0..25_000).for_each(&mut ask);
+    let reading = History::open_read_only(&path).unwrap().unwrap();
+    let mut n = 25_000;
+    wait_for("no more than a hundred rows to be left", || {
+        n += 1;
+        ask(n);
+        reading.of(None, 200).unwrap().len() == 100
+    });
+}
+
+#[test]
 fn a_text_file_that_cannot_be_written_stops_no_record() {
     let (dir, path) = temp();
     let text = dir.path().join("missing/history.log");

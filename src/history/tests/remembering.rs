@@ -276,6 +276,28 @@ fn pruning_takes_what_is_over_and_leaves_what_runs() {
 }
 
 #[test]
+fn of_too_many_rows_the_oldest_that_are_over_go() {
+    let (_dir, path) = temp();
+    let mut history = History::open(&path).unwrap();
+    let mut records = vec![record(nth(1), noon(), None)];
+    records.extend((2..15_002).map(|n| record(nth(n), noon(), Some(HOUR))));
+    records.push(record(nth(20_000), noon(), Some(HOUR * 9)));
+    history.append(&records).unwrap();
+    let now = noon().wall.later(HOUR * 2);
+    assert!(!history.shorten(20_000, now).unwrap(), "there is room");
+    assert!(history.shorten(4, now).unwrap(), "a step at a time");
+    assert!(!history.shorten(4, now).unwrap());
+    let left = |history: &History| -> Vec<_> {
+        let rows = history.of(None, 10).unwrap();
+        rows.iter().map(|row| row.source).collect()
+    };
+    let expected = [nth(20_000), nth(15_001), nth(15_000), nth(1)];
+    assert_eq!(left(&history), expected);
+    assert!(!history.shorten(1, now).unwrap(), "what runs stays");
+    assert_eq!(left(&history), [nth(20_000), nth(1)]);
+}
+
+#[test]
 fn where_names_led_to_is_known_after_a_restart() {
     let (_dir, path) = temp();
     let name = |name: &str, addresses: &[&str]| Record::Name {
