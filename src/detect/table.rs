@@ -1,8 +1,9 @@
 //! The memory of a detector: a table of fixed size with the last probes of each source. When they make a scan is not its business.
 //!
 //! A flood of forged sources has every probe go to another place of it, so it is kept small enough for a processor's cache, and what one
-//! probe needs lies side by side: who has the eight slots of a bucket, what is known of each, and the probes of the one that it is about.
-//! The kernel gives the memory page by page as sources appear.
+//! probe needs lies side by side: who has the eight slots of a bucket, what is known of each, and the probes of each. The kernel gives
+//! the memory page by page as sources appear, which takes it a good microsecond a page: a source costs one page at most, and one that is
+//! looked for in a bucket that nobody has used costs none.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
@@ -23,19 +24,24 @@ pub(super) struct Table {
     /// Places for the marks of each slot.
     places: usize,
     key: RandomState,
-    /// Whose each slot is: a source's hash, [`NOBODY`] for those that are free. The hash stands for the source, of which nothing
-    /// else is kept: it is keyed by chance at start, so that nobody can make out two sources that share one, and that two of those
-    /// in the table do by chance is as likely as guessing a key of 48 bits.
-    owners: Vec<u64>,
-    states: Vec<State>,
-    /// The marks of each slot, `places` of them, of which the slot's first are in use.
-    marks: Vec<u64>,
+    /// Bucket by bucket:
+    /// - Whose each of its slots is: a source's hash, [`NOBODY`] for those that are free. The hash stands for the source, of which
+    ///   nothing else is kept: it is keyed by chance at start, so that nobody can make out two sources that share one, and that two
+    ///   of those in the table do by chance is as likely as guessing a key of 48 bits.
+    /// - The [`State`] of each.
+    /// - The marks of each, `places` of them, of which the slot's first are in use.
+    cells: Vec<u64>,
+    /// A bit for each bucket that was ever used.
+    used: Vec<u64>,
     evicted: u64,
 }
 
 /// Where a source's slot is.
 #[derive(Clone, Copy)]
-pub(super) struct Slot(usize);
+pub(super) struct Slot {
+    bucket: usize,
+    way: usize,
+}
 
 /// One probe, remembered in eight bytes: its time in the upper five, then its port, its protocol and what it looked like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,58 +60,60 @@ const TIME: u64 = (1 << COUNT_SHIFT) - 1;
 impl Table {
     /// An empty one, with so many places for the marks of each source: 254 at most.
     pub(super) fn new(places: usize) -> Self {
-        let slots = BUCKETS * WAYS;
         Self {
             places,
             key: RandomState::new(),
-            owners: vec![NOBODY; slots],
-            states: vec![0; slots],
-            marks: vec![0; slots * places],
+            cells: vec![0; BUCKETS * WAYS * (2 + places)],
+            used: vec![0; BUCKETS / 64],
             evicted: 0,
         }
     }
 
     /// The slot of `source`, if it has one.
     pub(super) fn find(&self, source: Source) -> Option<Slot> {
-        let (first, owner) = self.bucket(source);
-        self.slot_of(first, owner)
+        let (bucket, owner) = self.bucket(source);
+        self.slot_of(bucket, owner)
     }
 
     /// The slot of `source`: an empty one, or that of the source that makes room, if it has none yet.
     pub(super) fn find_or_take(&mut self, source: Source) -> Slot {
-        let (first, owner) = self.bucket(source);
-        if let Some(slot) = self.slot_of(first, owner) {
+        let (bucket, owner) = self.bucket(source);
+        if let Some(slot) = self.slot_of(bucket, owner) {
             return slot;
         }
-        let room = |&slot: &usize| (self.owners[slot] != NOBODY, self.states[slot]);
-        let slot = (first..first + WAYS).min_by_key(room).unwrap_or(first);
-        self.evicted += u64::from(self.owners[slot] != NOBODY);
-        self.owners[slot] = owner;
-        self.states[slot] = 0;
-        Slot(slot)
+        self.used[bucket / 64] |= 1 << (bucket % 64);
+        let first = self.first_of(bucket);
+        let cells = &mut self.cells[first..];
+        let room = |&way: &usize| (cells[way] != NOBODY, cells[WAYS + way]);
+        let way = (0..WAYS).min_by_key(room).unwrap_or(0);
+        self.evicted += u64::from(cells[way] != NOBODY);
+        cells[way] = owner;
+        cells[WAYS + way] = 0;
+        Slot { bucket, way }
     }
 
     /// Frees a slot.
-    pub(super) fn free(&mut self, Slot(slot): Slot) {
-        self.owners[slot] = NOBODY;
-        self.states[slot] = 0;
+    pub(super) fn free(&mut self, slot: Slot) {
+        let owner = self.owner_at(slot);
+        self.cells[owner] = NOBODY;
+        self.set_state(slot, 0);
     }
 
     /// Forgets the marks of a slot, which its source keeps.
-    pub(super) fn mute(&mut self, Slot(slot): Slot, until: Mono) {
-        self.states[slot] = MUTED << COUNT_SHIFT | until.0.min(TIME);
+    pub(super) fn mute(&mut self, slot: Slot, until: Mono) {
+        self.set_state(slot, MUTED << COUNT_SHIFT | until.0.min(TIME));
     }
 
     /// Until when it is muted, be that over or not; `None`: it is not.
-    pub(super) fn muted_until(&self, Slot(slot): Slot) -> Option<Mono> {
-        let state = self.states[slot];
+    pub(super) fn muted_until(&self, slot: Slot) -> Option<Mono> {
+        let state = self.state(slot);
         (state >> COUNT_SHIFT == MUTED).then_some(Mono(state & TIME))
     }
 
     /// Its marks, in no order.
     pub(super) fn marks(&self, slot: Slot) -> impl Iterator<Item = Mark> + Clone {
-        let first = slot.0 * self.places;
-        let marks = &self.marks[first..first + self.len(slot)];
+        let first = self.marks_at(slot);
+        let marks = &self.cells[first..first + self.len(slot)];
         marks.iter().map(|it| Mark(*it))
     }
 
@@ -119,8 +127,8 @@ impl Table {
         replaces: impl Fn(Mark) -> bool,
     ) {
         let mut len = self.len(slot);
-        let first = slot.0 * self.places;
-        let marks = &mut self.marks[first..first + self.places];
+        let first = self.marks_at(slot);
+        let marks = &mut self.cells[first..first + self.places];
         let mut place = 0;
         while place < len {
             if keep(Mark(marks[place])) {
@@ -142,7 +150,7 @@ impl Table {
         };
         marks[place] = mark.0;
         let count = u64::try_from(len).expect("`places` at most");
-        self.states[slot.0] = count << COUNT_SHIFT | mark.at().0.min(TIME);
+        self.set_state(slot, count << COUNT_SHIFT | mark.at().0.min(TIME));
     }
 
     /// Sources dropped so far to make room for others.
@@ -150,19 +158,47 @@ impl Table {
         self.evicted
     }
 
-    fn slot_of(&self, first: usize, owner: u64) -> Option<Slot> {
-        let ways = &self.owners[first..first + WAYS];
-        let way = ways.iter().position(|it| *it == owner)?;
-        Some(Slot(first + way))
+    fn slot_of(&self, bucket: usize, owner: u64) -> Option<Slot> {
+        if self.used[bucket / 64] >> (bucket % 64) & 1 == 0 {
+            return None;
+        }
+        let first = self.first_of(bucket);
+        let owners = &self.cells[first..first + WAYS];
+        let way = owners.iter().position(|it| *it == owner)?;
+        Some(Slot { bucket, way })
     }
 
-    fn len(&self, Slot(slot): Slot) -> usize {
-        let count = self.states[slot] >> COUNT_SHIFT;
+    fn len(&self, slot: Slot) -> usize {
+        let count = self.state(slot) >> COUNT_SHIFT;
         let count = if count == MUTED { 0 } else { count };
         usize::try_from(count).expect("one byte")
     }
 
-    /// The first slot of its bucket, and what says in a slot that it is the source's.
+    fn state(&self, slot: Slot) -> State {
+        self.cells[self.owner_at(slot) + WAYS]
+    }
+
+    fn set_state(&mut self, slot: Slot, state: State) {
+        let place = self.owner_at(slot) + WAYS;
+        self.cells[place] = state;
+    }
+
+    /// The first cell of a bucket.
+    fn first_of(&self, bucket: usize) -> usize {
+        bucket * WAYS * (2 + self.places)
+    }
+
+    /// Which cell says whose a slot is.
+    fn owner_at(&self, Slot { bucket, way }: Slot) -> usize {
+        self.first_of(bucket) + way
+    }
+
+    /// Which cell is the first of a slot's marks.
+    fn marks_at(&self, Slot { bucket, way }: Slot) -> usize {
+        self.first_of(bucket) + 2 * WAYS + way * self.places
+    }
+
+    /// Its bucket, and what says in a slot that it is the source's.
     fn bucket(&self, source: Source) -> (usize, u64) {
         let mut hasher = self.key.build_hasher();
         match source.address() {
@@ -172,7 +208,7 @@ impl Table {
         hasher.write_u8(source.prefix_len());
         let hash = hasher.finish();
         let bucket = usize::try_from(hash % BUCKETS as u64).expect("BUCKETS is a usize");
-        (bucket * WAYS, hash.max(NOBODY + 1))
+        (bucket, hash.max(NOBODY + 1))
     }
 }
 
