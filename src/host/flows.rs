@@ -26,6 +26,9 @@ const NETLINK_NETFILTER: isize = 12;
 /// Bytes of `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
 
+/// Bytes of `struct nlattr`.
+const ATTRIBUTE_HEADER: usize = 4;
+
 // Attributes of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -77,10 +80,10 @@ impl Flows {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<bool, Error> {
-        let from_us = tuple(protocol, to, from);
+        let from_us = Tuple::new(protocol, to, from);
         self.ask(protocol, from, to, |reply, packet| {
             // The flow that the packet began, not one that it answers.
-            !says_the_same(reply, packet) && !comes_from_the_same(reply, &from_us)
+            !says_the_same(reply, packet) && !comes_from_the_same(reply, from_us.bytes())
         })
     }
 
@@ -94,15 +97,15 @@ impl Flows {
         from: SocketAddr,
         at: SocketAddr,
     ) -> Result<bool, Error> {
-        let packet = tuple(protocol, from, at);
-        let reply = tuple(protocol, at, from);
+        let packet = Tuple::new(protocol, from, at);
         let question = Question {
             of: from.ip(),
             direction: TUPLE_REPLY,
-            tuple: &reply,
+            tuple: &Tuple::new(protocol, at, from),
         };
         self.find(question, |flow| {
-            attribute(flow, TUPLE_ORIG).is_some_and(|began| !says_the_same(began, &packet))
+            let began = attribute(flow, TUPLE_ORIG);
+            began.is_some_and(|began| !says_the_same(began, packet.bytes()))
         })
     }
 
@@ -114,14 +117,14 @@ impl Flows {
         to: SocketAddr,
         is_it: impl Fn(&[u8], &[u8]) -> bool,
     ) -> Result<bool, Error> {
-        let tuple = tuple(protocol, from, to);
+        let tuple = Tuple::new(protocol, from, to);
         let question = Question {
             of: from.ip(),
             direction: TUPLE_ORIG,
             tuple: &tuple,
         };
         self.find(question, |flow| {
-            attribute(flow, TUPLE_REPLY).is_some_and(|reply| is_it(reply, &tuple))
+            attribute(flow, TUPLE_REPLY).is_some_and(|reply| is_it(reply, tuple.bytes()))
         })
     }
 
@@ -151,20 +154,7 @@ impl Flows {
 struct Question<'a> {
     of: IpAddr,
     direction: u16,
-    tuple: &'a [u8],
-}
-
-impl Question<'_> {
-    fn bytes(&self) -> Vec<u8> {
-        let family = if self.of.is_ipv4() {
-            libc::AF_INET
-        } else {
-            libc::AF_INET6
-        };
-        let mut bytes = vec![u8::try_from(family).expect("2 or 10"), 0, 0, 0];
-        put(&mut bytes, self.direction | NESTED, self.tuple);
-        bytes
-    }
+    tuple: &'a Tuple,
 }
 
 impl NetlinkSerializable for Question<'_> {
@@ -173,43 +163,89 @@ impl NetlinkSerializable for Question<'_> {
     }
 
     fn buffer_len(&self) -> usize {
-        self.bytes().len()
+        FAMILY_HEADER + ATTRIBUTE_HEADER + self.tuple.bytes().len()
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.bytes());
+        let family = if self.of.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
+        let tuple = self.tuple.bytes();
+        let (header, attributes) = buffer.split_at_mut(FAMILY_HEADER);
+        header.copy_from_slice(&[u8::try_from(family).expect("2 or 10"), 0, 0, 0]);
+        let (header, value) = attributes.split_at_mut(ATTRIBUTE_HEADER);
+        header.copy_from_slice(&attribute_header(self.direction | NESTED, tuple.len()));
+        value.copy_from_slice(tuple);
     }
 }
 
 /// A flow in one direction, as ctnetlink writes it.
-fn tuple(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
-    let mut addresses = Vec::new();
-    match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            put(&mut addresses, IP_V4_SRC, &from.octets());
-            put(&mut addresses, IP_V4_DST, &to.octets());
-        }
-        (from, to) => {
-            put(&mut addresses, IP_V6_SRC, &in_v6(from));
-            put(&mut addresses, IP_V6_DST, &in_v6(to));
-        }
+struct Tuple {
+    bytes: [u8; Self::ROOM],
+    length: usize,
+}
+
+impl Tuple {
+    /// Two groups: two IPv6 addresses in the one, three numbers of up to four bytes in the other.
+    const ROOM: usize = 7 * ATTRIBUTE_HEADER + 2 * 16 + 3 * 4;
+
+    fn new(protocol: Protocol, from: SocketAddr, to: SocketAddr) -> Self {
+        let mut tuple = Self {
+            bytes: [0; Self::ROOM],
+            length: 0,
+        };
+        tuple.group(TUPLE_IP, |tuple| match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                tuple.put(IP_V4_SRC, &from.octets());
+                tuple.put(IP_V4_DST, &to.octets());
+            }
+            (from, to) => {
+                tuple.put(IP_V6_SRC, &in_v6(from));
+                tuple.put(IP_V6_DST, &in_v6(to));
+            }
+        });
+        let number = match protocol {
+            Protocol::Tcp => libc::IPPROTO_TCP,
+            Protocol::Udp => libc::IPPROTO_UDP,
+        };
+        tuple.group(TUPLE_PROTO, |tuple| {
+            tuple.put(PROTO_NUM, &[u8::try_from(number).expect("6 or 17")]);
+            tuple.put(PROTO_SRC_PORT, &from.port().to_be_bytes());
+            tuple.put(PROTO_DST_PORT, &to.port().to_be_bytes());
+        });
+        tuple
     }
-    let number = match protocol {
-        Protocol::Tcp => libc::IPPROTO_TCP,
-        Protocol::Udp => libc::IPPROTO_UDP,
-    };
-    let mut transport = Vec::new();
-    put(
-        &mut transport,
-        PROTO_NUM,
-        &[u8::try_from(number).expect("6 or 17")],
-    );
-    put(&mut transport, PROTO_SRC_PORT, &from.port().to_be_bytes());
-    put(&mut transport, PROTO_DST_PORT, &to.port().to_be_bytes());
-    let mut tuple = Vec::new();
-    put(&mut tuple, TUPLE_IP | NESTED, &addresses);
-    put(&mut tuple, TUPLE_PROTO | NESTED, &transport);
-    tuple
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Appends an attribute that consists of those that `members` appends.
+    fn group(&mut self, kind: u16, members: impl FnOnce(&mut Self)) {
+        let header = self.length;
+        self.length += ATTRIBUTE_HEADER;
+        members(self);
+        let length = self.length - header - ATTRIBUTE_HEADER;
+        self.bytes[header..header + ATTRIBUTE_HEADER]
+            .copy_from_slice(&attribute_header(kind | NESTED, length));
+    }
+
+    /// Appends an attribute; its value is padded to 4 bytes.
+    fn put(&mut self, kind: u16, value: &[u8]) {
+        let (header, rest) = self.bytes[self.length..].split_at_mut(ATTRIBUTE_HEADER);
+        header.copy_from_slice(&attribute_header(kind, value.len()));
+        rest[..value.len()].copy_from_slice(value);
+        self.length += ATTRIBUTE_HEADER + value.len().next_multiple_of(4);
+    }
+}
+
+/// Length and type, in the host's byte order, of an attribute whose value is so long.
+fn attribute_header(kind: u16, length: usize) -> [u8; ATTRIBUTE_HEADER] {
+    let length = u16::try_from(ATTRIBUTE_HEADER + length).expect("a tuple is far below 64 KiB");
+    let ([a, b], [c, d]) = (length.to_ne_bytes(), kind.to_ne_bytes());
+    [a, b, c, d]
 }
 
 fn in_v6(address: IpAddr) -> [u8; 16] {
@@ -246,20 +282,11 @@ fn has_the_same(part: u16, fields: &[u16], theirs: &[u8], ours: &[u8]) -> bool {
     }
 }
 
-/// Appends an attribute: length and type in the host's byte order, the value padded to 4 bytes.
-fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).expect("a tuple is far below 64 KiB");
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}
-
 /// The value of the first attribute of that type.
 fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    while let Some((header, _)) = bytes.split_first_chunk::<4>() {
+    while let Some((header, _)) = bytes.split_first_chunk::<ATTRIBUTE_HEADER>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = bytes.get(4..length)?;
+        let value = bytes.get(ATTRIBUTE_HEADER..length)?;
         if u16::from_ne_bytes([header[2], header[3]]) & TYPE == kind {
             return Some(value);
         }
@@ -335,9 +362,9 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_kernel_says_is_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let ours = tuple(Protocol::Udp, "192.0.2.1:53".parse().unwrap(), "192.0.2.2:123".parse().unwrap());
-            prop_assert!(says_the_same(&ours, &ours));
-            let _ = says_the_same(&bytes, &ours);
+            let ours = Tuple::new(Protocol::Udp, "[2001:db8::1]:53".parse().unwrap(), "192.0.2.2:123".parse().unwrap());
+            prop_assert!(says_the_same(ours.bytes(), ours.bytes()));
+            let _ = says_the_same(&bytes, ours.bytes());
         }
     }
 }

@@ -60,28 +60,6 @@ pub(super) struct Answer {
 
 impl Question {
     const LENGTH: usize = 56;
-
-    fn bytes(&self) -> Vec<u8> {
-        let SocketId {
-            source,
-            destination,
-            interface,
-        } = &self.socket;
-        let extensions = u8::from(self.with_info) << (INET_DIAG_INFO - 1);
-        let mut bytes = vec![self.family, self.protocol, extensions, 0];
-        bytes.extend(self.states.to_ne_bytes());
-        bytes.extend(source.1.to_be_bytes());
-        bytes.extend(destination.1.to_be_bytes());
-        for (address, _) in [source, destination] {
-            match address {
-                IpAddr::V4(v4) => bytes.extend(v4.octets().into_iter().chain([0; 12])),
-                IpAddr::V6(v6) => bytes.extend(v6.octets()),
-            }
-        }
-        bytes.extend(interface.to_ne_bytes());
-        bytes.extend(NO_COOKIE);
-        bytes
-    }
 }
 
 impl NetlinkSerializable for Question {
@@ -94,7 +72,25 @@ impl NetlinkSerializable for Question {
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.bytes());
+        let SocketId {
+            source,
+            destination,
+            interface,
+        } = &self.socket;
+        let extensions = u8::from(self.with_info) << (INET_DIAG_INFO - 1);
+        buffer.fill(0);
+        buffer[..3].copy_from_slice(&[self.family, self.protocol, extensions]);
+        buffer[4..8].copy_from_slice(&self.states.to_ne_bytes());
+        buffer[8..10].copy_from_slice(&source.1.to_be_bytes());
+        buffer[10..12].copy_from_slice(&destination.1.to_be_bytes());
+        for (place, (address, _)) in [(12, source), (28, destination)] {
+            match address {
+                IpAddr::V4(v4) => buffer[place..place + 4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => buffer[place..place + 16].copy_from_slice(&v6.octets()),
+            }
+        }
+        buffer[44..48].copy_from_slice(&interface.to_ne_bytes());
+        buffer[48..].copy_from_slice(&NO_COOKIE);
     }
 }
 
