@@ -64,7 +64,8 @@ impl Wall {
 static PASSED: OnceLock<Now> = OnceLock::new();
 
 impl Now {
-    /// Reads both clocks. Only the wiring (the event loop, the command line) calls this.
+    /// Reads both clocks. Only the wiring (the event loop, the command line) calls this, and who has to allow for the time that
+    /// something took.
     #[must_use]
     pub fn read() -> Self {
         let now = Self::read_clocks();
@@ -153,7 +154,7 @@ impl WallClock {
 }
 
 /// Whole milliseconds of `length`; the largest number there is for what does not fit.
-fn millis(length: Duration) -> u64 {
+pub(crate) fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::watch::anything;
 use super::{Entry, How, Nftables, REPLAY_BATCH, change, held};
-use crate::clock::Now;
+use crate::clock::{self, Now};
 use crate::nft::{BanSet, Timeout};
 use crate::policy::Ban;
 use crate::respond::failures::Failures;
@@ -63,7 +63,7 @@ impl Nftables {
             let is_deaf = self.events.as_mut().map(|events| events.pause().is_ok());
             done = self.put_written(written, &mut failures);
             if is_deaf == Some(true) {
-                self.listen_again(before, &entries, &failures);
+                self.listen_again(before, &entries, &failures, now);
             }
         }
         let done = done.and_then(|()| failures.into_result(self.name()));
@@ -84,6 +84,7 @@ impl Nftables {
         before: Result<u32, Errno>,
         put: &[Entry],
         failures: &Failures,
+        now: Now,
     ) {
         let Some(events) = &mut self.events else {
             return;
@@ -98,7 +99,7 @@ impl Nftables {
         if before.is_ok() && self.line.changes_of_others() == before {
             return;
         }
-        let missed = self.look_for_meddling(put, failures);
+        let missed = self.look_for_meddling(put, failures, now);
         self.missed = missed.unwrap_or_else(|_| Some(anything(SOMEBODY)));
         if let (Some(_), Some(events)) = (&self.missed, &mut self.events) {
             // If it cannot be sent, it is told with what is heard next.
@@ -106,11 +107,12 @@ impl Nftables {
         }
     }
 
-    /// What others have done since `put` were all that stood; `None`: nothing, or nothing to us.
+    /// What others have done since `put` were all that stood, with the time that they had left then, `now`; `None`: nothing, or nothing to us.
     fn look_for_meddling(
         &mut self,
         put: &[Entry],
         failures: &Failures,
+        now: Now,
     ) -> Result<Option<Meddling>, Errno> {
         let found = self.line.inspect(&self.table)?;
         let Some(found) = found.filter(|found| Some(found.handle) == self.handle) else {
@@ -123,6 +125,7 @@ impl Nftables {
             is_frame: has_other_friends || !self.is_right(&found),
             ..Meddling::default()
         };
+        let elapsed = clock::millis(Now::read().mono.since(now.mono));
         let left_of = |entry: &Entry| entry.element.timeout.map(Timeout::left);
         let mut missing: HashMap<Source, Option<u64>> = put
             .iter()
@@ -133,12 +136,12 @@ impl Nftables {
             for held in elements.iter().filter_map(|element| held(set, element)) {
                 let left = held.clock.map(|clock| clock.left);
                 let put = missing.remove(&held.source);
-                if !put.is_some_and(|put| is_same(put, left)) {
+                if !put.is_some_and(|put| is_same(put, left, elapsed)) {
                     meddling.added.push(held);
                 }
             }
         }
-        missing.retain(|_, left| left.is_none_or(|left| left > SOON));
+        missing.retain(|_, left| left.is_none_or(|left| left > SOON + elapsed));
         // What was found to be lost is put back anyway.
         if !self.lost {
             meddling.is_emptied =
@@ -169,11 +172,11 @@ fn is_flush(put: &[Entry], missing: &HashMap<Source, Option<u64>>) -> bool {
     })
 }
 
-/// Whether an element that was put in with so much time left may have this much by now.
-fn is_same(put: Option<u64>, left: Option<u64>) -> bool {
+/// Whether an element that was put in with so much time left may have this much left by now, `elapsed` milliseconds later.
+fn is_same(put: Option<u64>, left: Option<u64>, elapsed: u64) -> bool {
     match (put, left) {
         (None, None) => true,
-        (Some(put), Some(left)) => put.abs_diff(left) <= SOON,
+        (Some(put), Some(left)) => put <= left + elapsed + SOON && left <= put + SOON,
         _ => false,
     }
 }

@@ -112,7 +112,7 @@ fn what_was_taken_away_while_nobody_listened_rings() {
     let mut failures = Failures::new("ban", bans.len());
     let entries = nftables.entries(&refs(&bans), now, &mut failures);
     load("table inet other {}");
-    nftables.listen_again(before, &entries, &failures);
+    nftables.listen_again(before, &entries, &failures, now);
     assert!(!rings(&nftables), "that was nothing to us");
 
     nftables.events.as_mut().unwrap().pause().unwrap();
@@ -121,7 +121,7 @@ fn what_was_taken_away_while_nobody_listened_rings() {
     load("delete element inet portsentry banned4 { 10.0.0.10 }");
     load("add element inet portsentry banned4 { 10.0.0.10 timeout 5h }");
     load("add element inet portsentry ignored4 { 192.0.2.1 }");
-    nftables.listen_again(before, &entries, &failures);
+    nftables.listen_again(before, &entries, &failures, now);
     assert!(rings(&nftables));
     let heard = nftables.hear();
     let [meddling] = heard.as_slice() else {
@@ -151,7 +151,7 @@ fn what_was_taken_away_while_nobody_listened_rings() {
     load(&format!(
         "delete element inet portsentry banned4 {{ {some} }}\nadd element inet portsentry banned4 {{ 192.0.2.9 }}"
     ));
-    nftables.listen_again(before, &entries, &failures);
+    nftables.listen_again(before, &entries, &failures, now);
     let heard = nftables.hear();
     let [meddling] = heard.as_slice() else {
         panic!("{heard:?}");
@@ -168,7 +168,7 @@ fn what_was_taken_away_while_nobody_listened_rings() {
         nftables.events.as_mut().unwrap().pause().unwrap();
         let before = nftables.line.changes_of_others();
         load(damage);
-        nftables.listen_again(before, &entries, &failures);
+        nftables.listen_again(before, &entries, &failures, now);
         let heard = nftables.hear();
         assert!(heard[0].is_frame && heard[0].is_emptied, "{damage}");
         put_back(&mut nftables, &bans, now);
