@@ -52,6 +52,7 @@ pub use health::{Health, Repair};
 pub use logins::FindLogins;
 use meddling::Fights;
 pub use orders::{Clearing, Lifted, Order, Refusal, Unbanned};
+use post::PORTION;
 pub use programs::Errand;
 use programs::{Programs, Purpose};
 use provisional::Provisional;
@@ -239,6 +240,7 @@ impl Engine {
         self.world.retry(&self.bans, now);
         self.retry_programs(now);
         self.go_on_fighting(now);
+        self.world.go_on_making_good(&self.bans, now);
         self.follow_up(now);
         if let Some(more) = self.alarms.take_beyond(now.mono) {
             let alarms = counted(more, "more alarm", "more alarms");
@@ -269,10 +271,24 @@ impl Engine {
             self.ends.next_deadline(),
             self.reports.next_deadline(),
             self.guard.names.next_deadline(),
+            // At once, but other events come first.
+            self.world.is_making_good().then_some(Mono(0)),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Puts all bans back where that was only begun, for nobody will call [`tick`](Self::tick) any more. What is taken away
+    /// again meanwhile is put back once more.
+    pub fn finish_repair(&mut self, now: Now) {
+        for _ in 0..2 * (self.bans.len() / PORTION + 1) {
+            self.world.go_on_making_good(&self.bans, now);
+            self.follow_up(now);
+            if !self.world.is_making_good() {
+                break;
+            }
+        }
     }
 
     /// Leaves no trace in the world. History keeps the bans: the next start puts them back.
@@ -288,6 +304,7 @@ impl Engine {
     /// # Errors
     /// Something is still there that nobody would end.
     pub fn withdraw_clockless(&mut self, now: Now) -> Result<(), String> {
+        self.finish_repair(now);
         self.world.withdraw_clockless(now)
     }
 

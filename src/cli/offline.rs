@@ -199,7 +199,8 @@ impl Session {
     }
 
     /// Ends it. What was done is in history when this returns.
-    pub(super) fn end(self) -> Result<(), Failure> {
+    pub(super) fn end(mut self) -> Result<(), Failure> {
+        self.engine.finish_repair(Now::read());
         let recorder = self.engine.close(Now::read());
         recorder
             .stop(LAST_WORDS)

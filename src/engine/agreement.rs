@@ -32,9 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stop does.
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bans that are put back in one order: what a responder makes of each takes twice the memory of the ban itself.
-const PORTION: usize = 65_536;
-
 impl Agreement {
     pub(super) fn new(crew: Crew) -> Self {
         Self {
@@ -276,19 +273,29 @@ impl Agreement {
         self.each(|post, told| post.wait(PATIENCE / posts, now, told));
     }
 
-    /// Puts all bans back where they were lost, and what they need: those first that last longest.
+    /// Puts all bans back where they were lost, and what they need: those first that last longest. Many are only begun with.
     pub(super) fn make_good(&mut self, name: &str, bans: &Bans, now: Now) {
-        let is_due = |ban: &&Ban| !self.held_back.contains(&ban.source);
-        let bans: Vec<&Ban> = bans.longest_first().filter(is_due).collect();
-        let (first, others) = bans.split_at(bans.len().min(PORTION));
-        self.each(|post, told| {
+        self.with_due(|post, is_due, told| {
             if post.name == name {
-                post.restore(first, now, told);
-                for portion in others.chunks(PORTION) {
-                    post.ban(portion, true, now, told);
-                }
+                post.repair(bans, is_due, now, told);
             }
         });
+    }
+
+    /// Puts some more back, where that was only begun.
+    pub(super) fn go_on_making_good(&mut self, bans: &Bans, now: Now) {
+        self.with_due(|post, is_due, told| post.go_on_repairing(bans, is_due, now, told));
+    }
+
+    /// Whether there are more to be put back.
+    pub(super) fn is_making_good(&self) -> bool {
+        self.posts.iter().any(Post::is_repairing)
+    }
+
+    /// The same, at this one.
+    pub(super) fn is_making_good_at(&self, name: &str) -> bool {
+        let mut posts = self.posts.iter();
+        posts.any(|post| post.name == name && post.is_repairing())
     }
 
     /// Those that this one does not enforce, as far as it said.
@@ -450,7 +457,8 @@ impl Agreement {
         if self.held_back.contains(&source) {
             return Vec::new();
         }
-        let stands = self.posts.iter().filter(|post| post.enforces(source));
+        let stands = |post: &&Post| post.enforces(source) && !post.is_repairing();
+        let stands = self.posts.iter().filter(stands);
         stands.map(|post| post.name).collect()
     }
 
@@ -473,6 +481,18 @@ impl Agreement {
     /// Becomes readable when a thread has done something; `None`: there are no threads.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.bell.as_ref().map(|bell| bell.as_fd())
+    }
+
+    /// [`each`](Self::each), told what says of a ban whether it is to be made real.
+    fn with_due(
+        &mut self,
+        mut call: impl FnMut(&mut Post, &dyn Fn(&Ban) -> bool, &mut Vec<Happened>),
+    ) {
+        let held_back = &self.held_back;
+        let is_due = |ban: &Ban| !held_back.contains(&ban.source);
+        for post in &mut self.posts {
+            call(post, &is_due, &mut self.happened);
+        }
     }
 
     fn each(&mut self, mut call: impl FnMut(&mut Post, &mut Vec<Happened>)) {

@@ -14,6 +14,11 @@ use crate::respond::worker::{Begun, Orders, Report, UnderWay};
 use crate::respond::{Deed, Error, Hands, Held, Holdings, Meddling, Member};
 use crate::source::Source;
 
+mod repair;
+
+pub(super) use repair::PORTION;
+use repair::Repair;
+
 /// A responder at its post.
 pub(super) struct Post {
     pub(super) name: &'static str,
@@ -35,6 +40,8 @@ pub(super) struct Post {
     is_not_clear: bool,
     /// Whether somebody has taken everything away, and it is not put back yet.
     is_robbed: bool,
+    /// What is done of putting everything back, where that takes long.
+    repair: Option<Repair>,
     /// Who is to be let through, for when it has to be told again.
     friends: Vec<IpNet>,
     /// When to try again what is outstanding.
@@ -109,6 +116,7 @@ impl Post {
             is_unsound: false,
             is_not_clear: false,
             is_robbed: false,
+            repair: None,
             friends: Vec::new(),
             retry_at: None,
             pause: FIRST_PAUSE,
@@ -145,7 +153,7 @@ impl Post {
     }
 
     /// Puts back what its bans need, and these. Whoever calls puts back the others that should stand, if there are any.
-    pub(super) fn restore(&mut self, bans: &[&Ban], now: Now, told: &mut Vec<Happened>) {
+    fn restore(&mut self, bans: &[&Ban], now: Now, told: &mut Vec<Happened>) {
         if self.absent.is_some() {
             return self.look(now, told);
         }
@@ -213,6 +221,7 @@ impl Post {
         if self.absent.is_some() {
             return;
         }
+        self.repair = None;
         let mut cleared = std::mem::take(&mut self.next.cleared);
         cleared.extend(known);
         cleared.extend(&self.next.lift);
@@ -457,6 +466,8 @@ impl Post {
     fn settle(&mut self, now: Now, told: &mut Vec<Happened>) {
         if self.is_behind() {
             self.retry_at.get_or_insert(now.mono.later(self.pause));
+        } else if self.repair.is_some() {
+            // It does not agree yet, and nothing is to be tried again.
         } else if self.differs_since.take().is_some() {
             self.retry_at = None;
             self.pause = FIRST_PAUSE;
@@ -512,12 +523,13 @@ impl Post {
     /// Nothing of it is in force for the time being.
     pub(super) fn is_robbed(&mut self, now: Now) {
         self.is_robbed = true;
+        self.repair = None;
         self.differs_since.get_or_insert(now.mono);
     }
 
     /// Whether the responder says that this ban is not there, which should be. Only one that needs no thread is asked.
     pub(super) fn lacks(&mut self, source: Source) -> bool {
-        if !self.enforces(source) {
+        if !self.enforces(source) || self.is_repairing() {
             return false;
         }
         matches!(self.find(source), Ok(None))
@@ -568,7 +580,8 @@ impl Post {
             .under_way
             .as_ref()
             .map_or(0, |(doing, _)| doing.put.len());
-        self.unenforced.len() + self.refused.len() + self.next.put.len() + under_way
+        let waiting = self.next.put.len() + under_way + self.left_to_repair();
+        self.unenforced.len() + self.refused.len() + waiting
     }
 
     /// Whether a ban that it was to lift may hold there still.

@@ -41,29 +41,30 @@ impl Engine {
             return;
         }
         let lifted = self.lifted_since_start.as_ref();
-        let is_old = |ban: &Ban| {
-            let stands = |newer: &Ban| newer.origin != Origin::Scan || !ban.outlasts(newer);
-            self.bans.get(ban.source).is_some_and(stands)
-                || lifted.is_some_and(|lifted| lifted.contains(&ban.source))
-        };
-        let (friends, bans): (Vec<Ban>, Vec<Ban>) = bans
-            .into_iter()
-            .filter(|ban| !is_old(ban))
-            .partition(|ban| self.is_guarded(ban));
-        let (longer, bans): (Vec<Ban>, Vec<Ban>) = bans
-            .into_iter()
-            .partition(|ban| self.bans.get(ban.source).is_some());
-        self.keep_longer(longer, now);
-        self.world.replay(&bans.iter().collect::<Vec<_>>(), now);
-        self.counters.replayed += bans.len() as u64;
-        let replayed: Vec<Source> = bans.iter().map(|ban| ban.source).collect();
+        let (mut friends, mut longer, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for ban in bans {
-            self.bans.insert(ban);
+            let newer = self.bans.get(ban.source);
+            let stands = |newer: &Ban| newer.origin != Origin::Scan || !ban.outlasts(newer);
+            if newer.is_some_and(stands) || lifted.is_some_and(|it| it.contains(&ban.source)) {
+                continue;
+            }
+            if self.is_guarded(&ban) {
+                friends.push(ban.source);
+            } else if newer.is_some() {
+                longer.push(ban);
+            } else {
+                missing.push(ban);
+            }
         }
-        if replayed.iter().any(|source| self.is_forced(*source)) {
+        self.keep_longer(longer, now);
+        self.world.replay(&missing.iter().collect::<Vec<_>>(), now);
+        self.counters.replayed += missing.len() as u64;
+        let is_any_forced = missing.iter().any(|ban| ban.origin == Origin::Forced);
+        self.bans.extend(missing);
+        if is_any_forced {
             self.world.spare(&self.let_through(), now);
         }
-        self.end_friends(friends.iter().map(|ban| ban.source).collect(), now);
+        self.end_friends(friends, now);
         self.follow_up(now);
     }
 

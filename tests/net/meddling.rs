@@ -301,3 +301,37 @@ fn what_others_do_in_the_middle_of_a_repair_counts() {
         assert_eq!(daemon.json("status")["state"], "enforcing");
     }
 }
+
+#[test]
+fn while_many_bans_are_put_back_others_have_their_turn() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    let address = |n| format!("11.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
+    let all: Vec<String> = (0..100_000).map(address).collect();
+    std::fs::write(daemon.path("list"), all.join("\n")).expect("the directory is ours");
+    daemon.ok(&["import", &daemon.path("list").display().to_string()]);
+    host.nft("flush ruleset");
+    // What is asked for is answered while some are in force and others are not yet.
+    eventually("it is at it", || {
+        let status = daemon.json("status");
+        let enforced = status["enforced"].as_u64().expect("a number");
+        if enforced == 0 || enforced >= 100_000 {
+            return None;
+        }
+        assert_eq!(status["state"], "degraded");
+        Some(())
+    });
+    daemon.ok(&["ban", A, "--for", "1h"]);
+    assert!(host.element("banned4", A).is_some(), "it is in force");
+    daemon.ok(&["unban", "11.0.0.1"]);
+    assert!(host.element("banned4", "11.0.0.1").is_none());
+    eventually("all are in force", || {
+        let status = daemon.json("status");
+        let counts = [&status["intended"], &status["enforced"]];
+        (counts == [&json!(100_000); 2]).then_some(())
+    });
+    assert_eq!(host.elements("banned4").len(), 100_000);
+    assert!(host.element("banned4", "11.0.0.1").is_none());
+    assert_eq!(daemon.json("status")["state"], "enforcing");
+    assert_eq!(daemon.counter("repairs"), 1);
+}

@@ -1,5 +1,7 @@
 //! What others did to our bans, told late: what has happened since is newer.
 
+use std::net::IpAddr;
+
 use super::*;
 
 const OTHER: &str = "203.0.113.8";
@@ -217,4 +219,131 @@ fn a_flush_is_one_though_a_ban_was_not_in_force() {
     }
     bench.engine.notice(NOW);
     assert_eq!(bench.held(), [SCANNER, STRANGER, OTHER]);
+}
+
+/// More bans than are put back at once, all of them in force.
+fn many_banned() -> Bench {
+    let mut bench = Bench::new("");
+    let ban = |n: u32| Ban {
+        source: IpAddr::from((0x0b00_0000 + n).to_be_bytes()).into(),
+        reason: Reason::parse("test"),
+        origin: Origin::Command,
+        by: None,
+        start: NOW.wall,
+        end: Some(End::after(Duration::from_secs(3600 + u64::from(n)), NOW)),
+    };
+    let bans: Vec<Ban> = (0..MANY).map(ban).collect();
+    let held = bans.iter().map(|ban| (ban.source, ban.left(NOW)));
+    bench.world.borrow_mut().held.extend(held);
+    bench.engine.know(bans);
+    bench
+}
+
+/// Two portions and a half.
+const MANY: u32 = 40_000;
+
+fn flushed() -> Meddling {
+    Meddling {
+        is_frame: true,
+        is_emptied: true,
+        ..taken_out(&[])
+    }
+}
+
+impl Bench {
+    fn flush(&mut self) {
+        self.world.borrow_mut().held.clear();
+        self.meddle(vec![flushed()]);
+    }
+
+    fn count(&self) -> usize {
+        self.world.borrow().held.len()
+    }
+
+    /// Whether those are in force that should be, and no others.
+    fn agrees(&self) -> bool {
+        let world = self.world.borrow();
+        let bans = self.engine.bans();
+        bans.len() == world.held.len() && bans.iter().all(|it| world.held.contains_key(&it.source))
+    }
+}
+
+#[test]
+fn many_bans_are_put_back_a_portion_at_a_time_those_first_that_last_longest() {
+    let mut bench = many_banned();
+    bench.flush();
+    assert_eq!((bench.count(), bench.engine.enforced()), (PORTION, PORTION));
+    let last = source("11.0.156.63");
+    assert!(bench.world.borrow().held.contains_key(&last));
+    assert!(bench.engine.differs_since().is_some());
+    assert!(
+        bench.engine.standing(last).is_empty(),
+        "nobody can tell yet"
+    );
+    assert!(bench.engine.next_deadline() <= Some(NOW.mono), "it goes on");
+
+    // Others have their turn, and are not put off.
+    bench.order(STRANGER).unwrap();
+    assert!(bench.held().contains(&STRANGER.to_owned()));
+    let gone = source("11.0.0.1");
+    bench.engine.unban(gone, "uid 0", NOW);
+    bench.engine.reconcile(NOW);
+    bench.engine.tick(NOW);
+    assert_eq!(bench.count(), 2 * PORTION + 1);
+    bench.engine.tick(NOW);
+    assert!(bench.agrees());
+    assert_eq!(bench.engine.bans().len(), MANY as usize);
+    assert!(bench.engine.differs_since().is_none());
+    assert_eq!(bench.engine.standing(last), ["fake"]);
+    assert_eq!(bench.engine.counters.repairs, 1);
+}
+
+#[test]
+fn what_is_taken_away_while_many_are_put_back_is_put_back_too() {
+    let mut bench = many_banned();
+    bench.flush();
+    // A flush of what was there by then, and no unban.
+    let held: Vec<Source> = bench.world.borrow().held.keys().copied().collect();
+    bench.world.borrow_mut().held.clear();
+    bench.meddle(vec![Meddling {
+        removed: held,
+        ..taken_out(&[])
+    }]);
+    for _ in 0..2 {
+        bench.engine.tick(NOW);
+    }
+    assert_eq!((bench.count(), bench.agrees()), (40_000, true));
+    // A single one is an unban.
+    bench.flush();
+    bench.meddle(vec![taken_out(&["11.0.156.63"])]);
+    bench.engine.finish_repair(NOW);
+    assert_eq!((bench.count(), bench.agrees()), (39_999, true));
+}
+
+#[test]
+fn what_is_put_back_a_portion_at_a_time_is_so_before_a_stop_and_not_after_all_was_lifted() {
+    let mut bench = many_banned();
+    bench.flush();
+    bench.engine.withdraw_clockless(NOW).unwrap();
+    assert_eq!(bench.count(), MANY as usize);
+
+    bench.flush();
+    bench.engine.unban_all("uid 0", NOW);
+    assert_eq!(bench.engine.next_deadline(), None);
+    bench.engine.tick(NOW);
+    assert_eq!((bench.count(), bench.engine.bans().len()), (0, 0));
+}
+
+#[test]
+fn who_takes_many_bans_away_again_and_again_is_not_outdone_by_portions() {
+    let mut bench = many_banned();
+    for _ in 0..20 {
+        bench.flush();
+    }
+    assert_eq!((bench.count(), bench.engine.enforced()), (0, 0));
+    bench.engine.tick(NOW);
+    assert_eq!(bench.count(), 0, "it waits");
+    bench.engine.tick(after(30));
+    bench.engine.finish_repair(after(30));
+    assert_eq!(bench.count(), MANY as usize);
 }
