@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use crate::Run;
 use crate::lab::{Daemon, Host, Sandbox, Syslog, eventually};
 use crate::machine;
+use crate::start::until_ready;
 use crate::table::Side;
 
 /// One who bans, and how.
@@ -176,16 +177,24 @@ fn ours<'a>(host: &'a Host, method: &str, task: Task) -> Daemon<'a> {
         Task::Ban => "ban",
         Task::Log => "log",
     };
-    Daemon::start(
+    let mut daemon = Daemon::new(
         host,
         &format!(
             "capture.method = \"{method}\"\ntcp.response = \"{response}\"\nudp.response = \"{response}\"\n\
              detect.trigger = 1\nban.rate = 4294967295\nban.limit = 10000000\n"
         ),
-    )
+    );
+    // Not by a command, which would count as work.
+    until_ready(&mut daemon);
+    daemon
 }
 
 impl Running<'_> {
+    /// What ours is asked by an admin; nobody else can be asked.
+    pub(crate) fn daemon(&self) -> Option<&Daemon<'_>> {
+        self.daemon.as_ref()
+    }
+
     /// 1.2 in its mode `-atcp`, which watches what ours does.
     fn start_original(&mut self, task: Task, kill: &str) {
         let syslog = Syslog::new();

@@ -187,6 +187,7 @@ pub(crate) fn commands(run: &Run) -> Vec<Table> {
 pub(crate) fn idle(run: &Run) -> Vec<Table> {
     let time = run.size(IDLE, IDLE / 20);
     let mut memory = Table::new("resident, idle", Unit::Bytes);
+    let mut asked = Table::new("resident, idle, after a command", Unit::Bytes);
     let title = format!("wake-ups in {} s, idle", time.as_secs());
     let mut wake_ups = Table::new(title, Unit::Count);
     let mut processor = Table::new("processor time in a second, idle", Unit::Time);
@@ -222,12 +223,17 @@ pub(crate) fn idle(run: &Run) -> Vec<Table> {
     let (before, guard_before) = look();
     thread::sleep(time);
     let (after, guard_after) = look();
-    for (((contender, _, pids), before), after) in all.iter().zip(before).zip(after) {
+    for (((contender, running, pids), before), after) in all.iter().zip(before).zip(after) {
         let (name, side) = (contender.name(), contender.side());
         wake_ups.add(name, side, vec![after.wake_ups - before.wake_ups]);
         let worked = (after.seconds - before.seconds) / time.as_secs_f64();
         processor.add(name, side, vec![worked]);
-        memory.add(name, side, vec![pids.iter().copied().map(resident).sum()]);
+        let resident = || vec![pids.iter().copied().map(resident).sum()];
+        memory.add(name, side, resident());
+        if let Some(daemon) = running.daemon() {
+            daemon.ok(&["status"]);
+            asked.add(name, side, resident());
+        }
     }
     guarding.add(
         OURS,
@@ -239,7 +245,7 @@ pub(crate) fn idle(run: &Run) -> Vec<Table> {
     wake_ups.limit(0.0);
     // One look: the loop's at the table and at a sample of the bans, and the thread's of history at its file.
     guarding.limit(2.0);
-    vec![memory, wake_ups, processor, guarding]
+    vec![memory, asked, wake_ups, processor, guarding]
 }
 
 /// Starts a daemon; how long until it says that it is ready.
