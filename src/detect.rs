@@ -56,6 +56,8 @@ pub struct Seen {
 pub struct Detector {
     rules: Rules,
     table: Table,
+    /// Until when anybody is muted, at most; `None`: nobody ever was.
+    muted_until: Option<Mono>,
 }
 
 /// What adds up to a scan: `[detect]`, made ready for use.
@@ -73,7 +75,11 @@ impl Detector {
     pub fn new(settings: &config::Detect) -> Self {
         let rules = Rules::from(settings);
         let table = Table::new(rules.trigger);
-        Self { rules, table }
+        Self {
+            rules,
+            table,
+            muted_until: None,
+        }
     }
 
     /// Counts one probe of `source`, and tells whether its probes now add up to a scan.
@@ -116,12 +122,16 @@ impl Detector {
     pub fn mute(&mut self, source: Source, until: Mono) {
         if let Some(slot) = self.table.find(source) {
             self.table.mute(slot, until);
+            self.muted_until = self.muted_until.max(Some(until));
         }
     }
 
     /// Whether scans of `source` are not reported now.
     #[must_use]
     pub fn is_muted(&self, source: Source, now: Mono) -> bool {
+        if self.muted_until.is_none_or(|until| until <= now) {
+            return false;
+        }
         let slot = self.table.find(source);
         slot.and_then(|slot| self.table.muted_until(slot))
             .is_some_and(|until| now < until)

@@ -9,7 +9,6 @@ use crate::config::ignore::IgnoreList;
 use crate::detect::Detector;
 use crate::history::Ending;
 use crate::host::{Facts, Resolver};
-use crate::probe::Protocol;
 use crate::respond::Member;
 use crate::source::Source;
 
@@ -64,7 +63,7 @@ impl Engine {
     /// Programs of this host have let go of these UDP ports.
     pub fn udp_ports_left(&mut self, left: Vec<SocketAddr>, now: Now) {
         for at in left {
-            self.guard.services.leave(Protocol::Udp, at, now.mono);
+            self.guard.services.leave(at, now.mono);
         }
     }
 

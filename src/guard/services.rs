@@ -27,7 +27,7 @@ pub struct KnownServices {
     answers: Ports,
     /// When it was last heard that the port is served. Apart from the answers, so that no scan of unused ports drives them out.
     served: Ports,
-    /// When a program of this host let go of the port, and at which address; an unspecified one stands for all. Apart from those that
+    /// When a program of this host let go of the UDP port, and at which address; an unspecified one stands for all. Apart from those that
     /// are served, which a host that asks much would drive out.
     left: Ports,
     key: RandomState,
@@ -55,15 +55,15 @@ impl KnownServices {
         (now.since(asked) < HOLDS).then_some((service, asked))
     }
 
-    /// A program of this host has let go of a port that it had at this address. What comes there for a while may be the late answer to
-    /// what it has asked.
-    pub fn leave(&mut self, protocol: Protocol, at: SocketAddr, now: Mono) {
-        let tag = self.tag(protocol, at.ip(), at.port());
+    /// A program of this host has let go of a UDP port that it had at this address. What comes there for a while may be the late
+    /// answer to what it has asked.
+    pub fn leave(&mut self, at: SocketAddr, now: Mono) {
+        let tag = self.tag(Protocol::Udp, at.ip(), at.port());
         self.left.put(tag, now.0);
         // A socket for all of IPv6 is one for all of IPv4, unless it says otherwise.
         if at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
             let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port());
-            self.leave(protocol, ipv4, now);
+            self.leave(ipv4, now);
         }
     }
 
@@ -72,10 +72,11 @@ impl KnownServices {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
-        [address, all].into_iter().any(|at| {
-            let last = self.left.get(self.tag(protocol, at, port));
+        let is_left = |at| {
+            let last = self.left.get(self.tag(Protocol::Udp, at, port));
             last.is_some_and(|last| now.since(Mono(last)) < OUTLIVES)
-        })
+        };
+        protocol == Protocol::Udp && [address, all].into_iter().any(is_left)
     }
 
     /// Keeps what the kernel says, that somebody serves this port or nobody does, and returns whether it is a service's: one that
@@ -99,7 +100,14 @@ impl KnownServices {
     }
 
     fn tag(&self, protocol: Protocol, address: IpAddr, port: u16) -> Tag {
-        self.key.hash_one((protocol, address, port))
+        let port = u32::from(port) << 1 | u32::from(protocol == Protocol::Udp);
+        // For each packet: in as few words as there can be.
+        match address {
+            IpAddr::V4(v4) => self
+                .key
+                .hash_one(u64::from(v4.to_bits()) << 32 | u64::from(port)),
+            IpAddr::V6(v6) => self.key.hash_one((v6.to_bits(), port)),
+        }
     }
 }
 
@@ -197,18 +205,18 @@ mod tests {
         let (a, b) = addresses();
         let t0 = Mono(10_000);
         assert!(!known.learn(udp, a, 700, false, t0));
-        known.leave(udp, SocketAddr::new(a, 700), t0);
+        known.leave(SocketAddr::new(a, 700), t0);
         assert_eq!(known.lookup(udp, a, 700, t0), Some((true, t0)));
         assert!(known.learn(udp, a, 700, false, t0));
         assert!(!known.learn(udp, b, 700, false, t0), "another address");
         assert!(!known.learn(TCP, a, 700, false, t0));
-        known.leave(udp, "[::]:701".parse().unwrap(), t0);
+        known.leave("[::]:701".parse().unwrap(), t0);
         let ipv6 = "2001:db8::1".parse().unwrap();
         for at in [a, b, ipv6] {
             assert!(known.learn(udp, at, 701, false, t0), "{at}");
             assert!(!known.learn(udp, at, 701, false, t0.later(OUTLIVES)));
         }
-        known.leave(udp, "0.0.0.0:702".parse().unwrap(), t0);
+        known.leave("0.0.0.0:702".parse().unwrap(), t0);
         assert!(known.learn(udp, b, 702, false, t0));
         assert!(!known.learn(udp, ipv6, 702, false, t0));
     }
