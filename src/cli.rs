@@ -216,6 +216,8 @@ enum Asked {
     Failed(String),
     /// There is no daemon.
     NoDaemon(String),
+    /// Nobody listens, and yet somebody has the state lock: there is a daemon, as far as can be seen, and it cannot be reached.
+    CutOff(String),
 }
 
 impl Client {
@@ -236,7 +238,7 @@ impl Client {
                 return Ok(Asked::NoDaemon(why));
             };
             if begin.elapsed() >= PATIENCE {
-                return Ok(Asked::NoDaemon(format!(
+                return Ok(Asked::CutOff(format!(
                     "{why}, but {holder} holds {}: if that is a daemon, its socket is gone; stop it and start it again",
                     lock.display()
                 )));
@@ -274,7 +276,7 @@ impl Client {
             }
             Ok(())
         });
-        if let Ok(Asked::NoDaemon(_)) = asked {
+        if let Ok(Asked::NoDaemon(_) | Asked::CutOff(_)) = asked {
             bans = offline::running(config).unwrap_or_default();
         }
         bans
@@ -340,7 +342,7 @@ fn reload(client: &Client) -> Result<(), Failure> {
             }
         }),
         Asked::Failed(why) => Err(Failure::from(format!("nothing has changed:\n{why}"))),
-        Asked::NoDaemon(why) => Err(Failure::from(why)),
+        Asked::NoDaemon(why) | Asked::CutOff(why) => Err(Failure::from(why)),
     }
 }
 

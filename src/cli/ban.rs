@@ -119,7 +119,7 @@ pub(super) fn ask(
         Asked::Done => Some(
             banned.ok_or_else(|| "the daemon's answer makes no sense: no ban in it".to_owned()),
         ),
-        Asked::Failed(why) => Some(Err(why)),
+        Asked::Failed(why) | Asked::CutOff(why) => Some(Err(why)),
         Asked::NoDaemon(_) => None,
     })
 }

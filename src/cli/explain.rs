@@ -48,7 +48,7 @@ impl Explain {
         let known = match (asked, known) {
             (Asked::Done, Some(known)) => known,
             (Asked::Failed(why), _) => return Err(Failure::from(why)),
-            (Asked::NoDaemon(why), _) => {
+            (Asked::NoDaemon(why) | Asked::CutOff(why), _) => {
                 let hint = "what is over, and what history says still runs, is told by `portsentry history ADDRESS`";
                 return Err(Failure::from(format!("{why}; {hint}")));
             }

@@ -203,6 +203,11 @@ fn take_effect(client: &Client, paths: &[PathBuf]) -> Result<bool, Failure> {
                 "the daemon keeps its last good list:\n{why}"
             )));
         }
+        Asked::CutOff(why) => {
+            return Err(Failure::from(format!(
+                "whether this is in force is not known: {why}"
+            )));
+        }
         Asked::NoDaemon(_) => {
             say("no daemon is running: its next start reads this");
             return Ok(false);
@@ -357,6 +362,7 @@ fn known_names(client: &Client) -> Result<Vec<Named>, Failure> {
     match asked {
         Asked::Done => {}
         Asked::Failed(why) => return Err(Failure::from(why)),
+        Asked::CutOff(why) => say(&format!("{why}: where names lead to is not told")),
         Asked::NoDaemon(_) => say("no daemon is running: where names lead to is not told"),
     }
     Ok(names)

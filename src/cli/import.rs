@@ -209,7 +209,9 @@ impl Way<'_> {
                 *self = Self::Offline(Box::new(session));
                 imported
             }
-            (Asked::NoDaemon(why) | Asked::Failed(why), _) => Err(Failure::from(why)),
+            (Asked::NoDaemon(why) | Asked::CutOff(why) | Asked::Failed(why), _) => {
+                Err(Failure::from(why))
+            }
             (Asked::Done, _) => {
                 *self = Self::Daemon(client);
                 imported

@@ -53,7 +53,7 @@ pub(super) fn each_running(
     match asked {
         Ok(Asked::Done) => Ok(Ok(())),
         Ok(Asked::Failed(why)) => Err(Failure::from(why)),
-        Ok(Asked::NoDaemon(why)) => {
+        Ok(Asked::NoDaemon(why) | Asked::CutOff(why)) => {
             let bans = client.good_config().and_then(offline::running)?;
             say(&format!(
                 "{why}: history says that these still run; whether the kernel holds them was not looked at"

@@ -38,7 +38,9 @@ pub(super) fn run(client: &Client, output: Output) -> Result<(), Failure> {
         (Asked::Done, None) => Err(Failure::from(
             "the daemon's answer makes no sense: no status in it".to_owned(),
         )),
-        (Asked::Failed(why) | Asked::NoDaemon(why), _) => Err(Failure::from(why)),
+        (Asked::Failed(why) | Asked::NoDaemon(why) | Asked::CutOff(why), _) => {
+            Err(Failure::from(why))
+        }
     }
 }
 

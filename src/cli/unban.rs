@@ -47,6 +47,7 @@ impl Unban {
                 .good_config()
                 .and_then(|config| offline::unban(config, &request, &mut lifted))
                 .map_or_else(Some, |failed| failed.map(Failure::from)),
+            Ok(Asked::CutOff(why)) => Some(Failure::from(format!("{why}; {}", stop_first(client)))),
             // Who may not talk to the daemon may not change the kernel either.
             Err(error @ AskError::NotAllowed(_)) => return Err(Failure::from(error)),
             Err(error @ AskError::Hung(_)) => {

@@ -329,3 +329,31 @@ fn nobody_waits_long_at_the_door_of_a_daemon_that_hangs() {
     works(&daemon, stranger);
     drop(callers);
 }
+
+#[test]
+fn a_daemon_whose_socket_somebody_has_removed_is_not_taken_for_none() {
+    let Pair { host, .. } = &Pair::new();
+    let daemon = Daemon::start(host, "");
+    daemon.ok(&["ban", "203.0.113.7", "--for", "1h"]);
+    fs::remove_file(daemon.path("control.sock")).unwrap();
+    for words in [
+        &["unban", "203.0.113.7"][..],
+        &["ban", "203.0.113.8"],
+        &["status"],
+        &["reload"],
+        &["ignore", "add", "203.0.113.9"],
+    ] {
+        let Said { status, err, .. } = daemon.command(words);
+        let pid = format!("pid {} ", daemon.pid());
+        let why = "its socket is gone; stop it and start it again";
+        assert!(
+            status == 1 && err.contains(&pid) && err.contains(why),
+            "{words:?}: {err}"
+        );
+    }
+    let listed = daemon.command(&["list"]);
+    assert_eq!(listed.status, 0, "{}", listed.err);
+    assert!(listed.out.contains("203.0.113.7"), "{}", listed.out);
+    let elements = host.elements("banned4");
+    assert_eq!(elements.len(), 1, "nothing has changed");
+}
