@@ -3,8 +3,10 @@
 //! What is read is resolv.conf(5), and the one in which systemd-resolved keeps the servers that it asks itself: the first
 //! then names a stub on loopback alone. When to read them is for the caller.
 
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A name server, and the file that names it.
@@ -39,10 +41,13 @@ pub fn read() -> Vec<Resolver> {
     FILES.into_iter().flat_map(of).collect()
 }
 
-fn text(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
+fn text(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?
+    OpenOptions::new()
+        .read(true)
+        // Where somebody has put a pipe, nobody waits for what comes out of it.
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?
         .take(MAX_BYTES)
         .read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -62,6 +67,14 @@ fn servers(text: &str) -> impl Iterator<Item = IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_names_nobody_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(text(&path).unwrap_or_default(), "");
+    }
 
     #[test]
     fn name_servers_are_read_as_the_c_library_reads_them() {

@@ -41,12 +41,16 @@ const NAMES: [&str; 3] = ["sshd", "sshd-session", "sshd-auth"];
 impl Sshd {
     /// Reads the configuration, as far as there is one that may be read; for the rest, the defaults.
     pub(super) fn read(path: &Path) -> (Self, Sources) {
-        let mut reading = Reading::default();
+        let mut reading = Reading {
+            base: path.parent().unwrap_or(Path::new("/")).to_owned(),
+            ..Reading::default()
+        };
         reading.file(path);
         let Reading {
             ports,
             grace,
             sources,
+            base: _,
         } = reading;
         let sshd = Self {
             ports: if ports.is_empty() {
@@ -85,6 +89,8 @@ pub(super) fn may_run() -> bool {
 
 #[derive(Default)]
 struct Reading {
+    /// Where sshd's files are: names in `Include` are relative to that, wherever they stand (readconf.c, servconf.c).
+    base: PathBuf,
     ports: BTreeSet<u16>,
     /// Of lines that say the same thing, the first counts.
     grace: Option<Option<Duration>>,
@@ -127,9 +133,7 @@ impl Reading {
                 }
                 "include" => {
                     for pattern in words {
-                        // Relative to where sshd's files are.
-                        let base = path.parent().unwrap_or(Path::new("/"));
-                        self.matching(&base.join(pattern))
+                        self.matching(&self.base.join(pattern))
                             .iter()
                             .for_each(|path| self.file(path));
                     }
@@ -212,6 +216,7 @@ mod tests {
             ("20-late.conf", "LoginGraceTime 20\nPort 2020\n"),
             ("10-early.conf", "logingracetime=1m30s\n"),
             ("30-not.conf.bak", "Port 3030\n"),
+            ("further", "Include sshd_config.d/20-late.conf\n"),
         ] {
             fs::write(dir.path().join("sshd_config.d").join(name), text).unwrap();
         }
@@ -250,6 +255,7 @@ mod tests {
                 &[2020],
                 Some(20),
             ),
+            ("Include sshd_config.d/further\n", &[2020], Some(20)),
             ("Include sshd_config\n", &[22], Some(120)),
         ] {
             assert_eq!(read(text), (ports.to_vec(), grace), "{text}");
