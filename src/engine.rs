@@ -197,7 +197,7 @@ impl Engine {
     /// Looks whether what the responders made still stands, and puts it back with all bans where it does not. Waits for them,
     /// but not for long.
     pub fn verify(&mut self, now: Now) {
-        self.world.look(now);
+        self.look(now);
         self.world.wait(now);
         self.follow_up(now);
     }

@@ -211,11 +211,7 @@ impl Agreement {
 
     /// Looks whether what this one made still stands, and has it made anew where it does not.
     pub(super) fn look_at(&mut self, name: &str, now: Now) {
-        self.each(|post, told| {
-            if post.name == name {
-                post.look(now, told);
-            }
-        });
+        self.look(|it| it == name, now);
     }
 
     /// All bans of this one are to be put back.
@@ -261,10 +257,14 @@ impl Agreement {
         self.posts.iter().filter_map(Post::watched)
     }
 
-    /// Looks whether what the responders made still stands, and has it made anew where it does not. Those with threads are not
-    /// waited for.
-    pub(super) fn look(&mut self, now: Now) {
-        self.each(|post, told| post.look(now, told));
+    /// Looks whether what the responders made still stands, and has it made anew where it does not: those that `which` names.
+    /// Those with threads are not waited for.
+    pub(super) fn look(&mut self, which: impl Fn(&str) -> bool, now: Now) {
+        self.each(|post, told| {
+            if which(post.name) {
+                post.look(now, told);
+            }
+        });
     }
 
     /// Waits for what is under way, but not for long.

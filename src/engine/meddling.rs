@@ -73,6 +73,12 @@ impl Fights {
         due
     }
 
+    /// Whether nothing is put right there for the time being.
+    pub(super) fn is_paused(&self, name: &str) -> bool {
+        let fight = self.0.get(name);
+        fight.is_some_and(|fight| fight.pause_until.is_some())
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Mono> {
         self.0.values().filter_map(|fight| fight.pause_until).min()
     }
@@ -84,7 +90,7 @@ impl Engine {
     pub fn begin_watching(&mut self, now: Now) {
         self.world.begin_watching();
         // What was done before nobody has heard.
-        self.world.look(now);
+        self.look(now);
         self.follow_up(now);
     }
 
@@ -282,7 +288,7 @@ impl Engine {
     /// Looks whether what the responders have made stands, and whether some of the bans do that should, other ones each time:
     /// for what nobody has told.
     pub fn reconcile(&mut self, now: Now) {
-        self.world.look(now);
+        self.look(now);
         let sample = |after| self.bans.by_end(after).take(SAMPLE).collect();
         let mut bans: Vec<(Place, &Ban)> = sample(self.reconciled_to);
         if bans.is_empty() {
@@ -295,6 +301,12 @@ impl Engine {
         let sources: Vec<Source> = bans.filter(lasts).map(|ban| ban.source).collect();
         self.world.look_for(&sources);
         self.follow_up(now);
+    }
+
+    /// Looks whether what the responders have made stands; but for those that wait for a fight to calm down, of which that is known.
+    pub(super) fn look(&mut self, now: Now) {
+        let Self { world, fights, .. } = self;
+        world.look(|name| !fights.is_paused(name), now);
     }
 
     /// Puts right what has waited for a fight to calm down.
