@@ -289,6 +289,7 @@ pub fn explained(
         missing,
         probes: probes.iter().map(|it| seen(it, now)).collect(),
         trigger: u64::from(trigger),
+        too_many: known.too_many.clone(),
         needs_handshake: known.needs_handshake,
         unconfirmed: known.unconfirmed.iter().map(|it| seen(it, now)).collect(),
         spared: known.spared.iter().map(|it| seen(it, now)).collect(),

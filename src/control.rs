@@ -338,6 +338,9 @@ pub struct Explained {
     pub probes: Vec<Seen>,
     /// So many make a scan.
     pub trigger: u64,
+    /// Where they do, and nobody is banned for it: of what there are too many, in words.
+    #[serde(default)]
+    pub too_many: Vec<String>,
     /// Whether TCP handshakes with traps alone count.
     #[serde(default)]
     pub needs_handshake: bool,

@@ -176,6 +176,9 @@ fn write(out: &mut dyn Write, known: &Explained, rows: &[Row]) -> io::Result<()>
         )?;
     }
     write_probes(out, &known.probes)?;
+    for why in &known.too_many {
+        writeln!(out, "  was not banned for them: {why}")?;
+    }
     if !known.unconfirmed.is_empty() {
         writeln!(
             out,

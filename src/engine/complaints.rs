@@ -89,10 +89,14 @@ impl Complaints {
 
     /// What stands, in words.
     pub(super) fn list(&self, now: Mono) -> Vec<String> {
-        let stands = |complaint: &&Complaint| now.since(complaint.last) < STANDS;
+        self.list_of(now, |_| true)
+    }
+
+    /// What stands of some kinds, in words.
+    pub(super) fn list_of(&self, now: Mono, is_asked_for: impl Fn(About) -> bool) -> Vec<String> {
         self.standing
             .iter()
-            .filter(stands)
+            .filter(|complaint| now.since(complaint.last) < STANDS && is_asked_for(complaint.about))
             .map(|complaint| complaint.words.clone())
             .collect()
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Engine;
+use super::{About, Engine};
 use crate::clock::Now;
 use crate::detect::{Detector, Evidence, Seen};
 use crate::guard::Friend;
@@ -21,6 +21,8 @@ pub struct Explanation {
     pub bans: Vec<Standing>,
     /// Its probes that still count; `None`: there are none.
     pub evidence: Option<Evidence>,
+    /// Where they make a scan, and nobody is banned for it: of what there are too many.
+    pub too_many: Vec<String>,
     /// Whether completed handshakes alone count.
     pub needs_handshake: bool,
     /// Then: its last packets that do not count, because anybody may have sent them in its name.
@@ -57,10 +59,19 @@ impl Engine {
             is_provisional: self.provisional.contains_key(&ban.source),
             ban,
         });
+        let bans: Vec<Standing> = bans.collect();
         let past = self.bans.past(source);
         let last_of = |detector: &Detector, source| {
             let evidence = detector.evidence(source, now.mono);
             evidence.map_or_else(Vec::new, |evidence| evidence.probes)
+        };
+        let evidence = self.detector.evidence(source, now.mono);
+        let is_scan = |it: &Evidence| it.probes.len() >= usize::from(self.config.detect.trigger);
+        let too_many = if bans.is_empty() && evidence.as_ref().is_some_and(is_scan) {
+            let is_bound = |about| matches!(about, About::Limit | About::Rate);
+            self.complaints.list_of(now.mono, is_bound)
+        } else {
+            Vec::new()
         };
         let crowds = self.bans.crowds(source).filter(|crowd| crowd.count > 0);
         let crowds = crowds.map(|crowd| (crowd, self.guard.may_be_wide(crowd.prefix)));
@@ -68,8 +79,9 @@ impl Engine {
             crowds: crowds.collect(),
             source,
             friends: self.guard.reasons(Source::from(address)),
-            bans: bans.collect(),
-            evidence: self.detector.evidence(source, now.mono),
+            bans,
+            evidence,
+            too_many,
             needs_handshake: self.config.has_traps(),
             unconfirmed: last_of(&self.unconfirmed, source),
             spared: last_of(&self.spared, Source::from(address)),

@@ -655,3 +655,18 @@ fn explain_tells_what_a_friend_has_sent() {
     let said = daemon.ok(&["explain", Pair::OTHER]);
     assert!(!said.contains("were let be"), "{said}");
 }
+
+#[test]
+fn explain_tells_that_there_are_too_many_bans() {
+    let Pair { host, stranger } = &Pair::new();
+    let daemon = Daemon::start(host, "ban.limit = 1");
+    daemon.ok(&["ban", "203.0.113.7"]);
+    stranger.knock(at(Pair::HOST), [21, 22, 23]);
+    daemon.has_counted("spared_limit", 1);
+    let said = daemon.ok(&["explain", Pair::STRANGER]);
+    let words = "  was not banned for them: ban.limit of 1 ban is reached: scanners are spared\n";
+    assert!(said.contains(words), "{said}");
+    assert_eq!(daemon.banned(), ["203.0.113.7"]);
+    let said = daemon.ok(&["explain", "203.0.113.7"]);
+    assert!(!said.contains("was not banned"), "{said}");
+}

@@ -496,3 +496,18 @@ fn another_failure_does_not_hasten_whom_a_program_holds_back() {
     assert_eq!(bench.held(), [STRANGER]);
     assert_eq!(bench.engine.enforced(), 1);
 }
+
+#[test]
+fn who_was_spared_because_too_many_scan_is_told_so() {
+    let mut bench = Bench::new("ban.rate = 1");
+    let others = "203.0.113.8";
+    bench.probes(STRANGER, &[1, 2, 3], NOW);
+    bench.probes(others, &[1, 2, 3], NOW);
+    bench.probes("203.0.113.9", &[1], NOW);
+    let mut told = |address: &str| bench.engine.explain(address.parse().unwrap(), NOW).too_many;
+    assert_eq!(
+        told(others),
+        ["ban.rate of 1 scan a second is reached: scanners are spared"]
+    );
+    assert!(told(STRANGER).is_empty() && told("203.0.113.9").is_empty());
+}
