@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown};
+use std::time::Duration;
 
 use crate::lab::{Daemon, Host, Pair, at, eventually};
 
@@ -470,4 +471,32 @@ fn a_reload_that_wants_more_ports_than_there_can_be_leaves_everything_as_it_was(
         "cannot listen on 2001 ports",
         few,
     );
+}
+
+/// How often any of its threads went to sleep, and so was woken.
+fn sleeps(daemon: &Daemon<'_>) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("the daemon runs");
+    let statuses =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    let count = |status: String| -> u64 {
+        let line = |line: &str| {
+            line.strip_prefix("voluntary_ctxt_switches:")?
+                .trim()
+                .parse()
+                .ok()
+        };
+        status.lines().find_map(line).expect("it is counted")
+    };
+    statuses.map(count).sum()
+}
+
+#[test]
+fn nothing_wakes_a_daemon_that_bans_nobody() {
+    let host = &Host::new("host");
+    let daemon = Daemon::start(host, "");
+    eventually("it sleeps for five seconds", || {
+        let before = sleeps(&daemon);
+        std::thread::sleep(Duration::from_secs(5));
+        (sleeps(&daemon) == before).then_some(())
+    });
 }
