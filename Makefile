@@ -30,7 +30,7 @@ build: ## target/release/portsentry
 install: ## what `make build` has made and all that goes with it, to PREFIX (/usr/local) below DESTDIR; keeps a configuration
 	@test -x $(PROGRAM) || { echo 'make install: $(PROGRAM) is missing: run make build first' >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/sbin/portsentry
-	install -D -m 644 -t $(SHARE)/portsentry nft/portsentry.nft nft/own-rules.nft config/portsentry.toml
+	install -D -m 644 -t $(SHARE)/portsentry nft/portsentry.nft nft/own-rules.nft config/portsentry.toml config/ignore.list
 	install -D -m 644 -t $(SHARE)/doc/portsentry-nft packaging/licences.txt
 	install -D -m 644 -t $(SHARE)/portsentry/drop-ins packaging/systemd/examples/*.conf
 	install -D -m 644 -t $(SHARE)/man/man8 packaging/man/*.8

@@ -4,6 +4,9 @@
 # ours takes the old one's place. It leaves to them what their package managers know: whether the old one is a 2.x (is_2, a function of
 # theirs), what the old package deletes, and when services are started and stopped.
 
+# Whoever installs may keep his own files from others; the service must read these.
+umask 022
+
 etc=/etc/portsentry
 native=$etc/portsentry.toml
 old=$etc/portsentry.conf
@@ -139,7 +142,7 @@ remove_dangling_links() {
     done
 }
 
-# Ours takes the old one's name, and would be started as files of the admin's for 2.x say.
+# Ours takes the old one's name, and would be started as files of the admin's for 2.x say. Undone by give_back_units_of_2.
 rename_units_of_2() {
     if is_2; then
         units_of_2 | while read -r file; do
@@ -147,4 +150,13 @@ rename_units_of_2() {
             echo "portsentry-nft: $file started the old portsentry, and is $file.old now." >&2
         done
     fi
+}
+
+# Ours is gone: should the old one come back, it is started as it was.
+give_back_units_of_2() {
+    for file in /etc/systemd/system/portsentry.service.old /etc/systemd/system/portsentry.service.d/*.conf.old; do
+        if [ -f "$file" ] && [ ! -e "${file%.old}" ]; then
+            mv "$file" "${file%.old}"
+        fi
+    done
 }

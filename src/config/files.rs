@@ -29,7 +29,7 @@ pub(super) fn cannot_read(error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "there is no such file; create it, or name another",
         io::ErrorKind::PermissionDenied => {
-            "permission denied; it must belong to the user portsentry runs as or be readable for all, also for root, who gives up the right to read everything"
+            "permission denied; it must belong to the user portsentry runs as or be readable for all, and its directories open to that user, also for root, who gives up the right to read everything"
         }
         io::ErrorKind::IsADirectory => "it is a directory; name a file",
         io::ErrorKind::FileTooLarge => "it is too large to be what it should; name another",

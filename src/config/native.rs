@@ -196,7 +196,7 @@ impl Draft {
                 self.complaints.add(|| {
                     Complaint::about(
                         &dir,
-                        format!("cannot list its files: {error}; it must be a directory that root can read"),
+                        format!("cannot list its files: {error}; it must be a directory, readable like the file beside it"),
                     )
                 });
                 Vec::new()
@@ -591,7 +591,7 @@ mod tests {
         nix::unistd::setfsuid(65534.into()); // this thread alone; root may read everything
         let complaint = shown(&at("secret.toml"));
         nix::unistd::setfsuid(nix::unistd::geteuid());
-        assert!(complaint.ends_with(": permission denied; it must belong to the user portsentry runs as or be readable for all, also for root, who gives up the right to read everything"), "{complaint}");
+        assert!(complaint.ends_with(": permission denied; it must belong to the user portsentry runs as or be readable for all, and its directories open to that user, also for root, who gives up the right to read everything"), "{complaint}");
     }
 
     #[test]

@@ -17,6 +17,9 @@ on_each_debian!(
     it_comes_after_other_firewalls_and_needs_none,
     its_text_is_rotated_and_written_on,
     without_systemd_the_init_script_gives_the_same_rights,
+    what_commands_write_is_no_business_of_dpkgs,
+    whoever_installs_may_keep_files_from_others,
+    a_directory_that_is_closed_to_the_service_is_named,
 );
 
 pub(crate) const UNIT: &str = "portsentry-nft.service";
@@ -143,6 +146,53 @@ fn a_broken_configuration_does_not_stop_an_upgrade(release: Release) {
     machine.run("dpkg --remove portsentry-nft");
     let tables = machine.run("nft list tables");
     assert!(!tables.contains("portsentry"), "{tables}");
+    assert_eq!(machine.run("systemctl --failed --no-legend --plain"), "");
+}
+
+fn what_commands_write_is_no_business_of_dpkgs(release: Release) {
+    let machine = installed(release);
+    let list = "/etc/portsentry/ignore.list";
+    machine.run("portsentry ignore add 192.0.2.7");
+    machine.run(INSTALL);
+    assert!(machine.read(list).contains("\n192.0.2.7"));
+    assert_eq!(machine.run("dpkg --verify portsentry-nft"), "");
+    // Who wants none has none.
+    machine.run(&format!("rm {list}"));
+    machine.run(INSTALL);
+    machine.fails(&format!("test -e {list}"));
+    is_active(&machine);
+}
+
+fn whoever_installs_may_keep_files_from_others(release: Release) {
+    let machine = delivered(release);
+    machine
+        .run("echo portsentry-nft portsentry-nft/enforce boolean false | debconf-set-selections");
+    machine.run(&format!("umask 077; {INSTALL}"));
+    is_active(&machine);
+    let closed = "find /etc/portsentry /usr/share/portsentry -not -perm -044";
+    assert_eq!(machine.run(closed), "");
+    let status = machine.run("portsentry status");
+    assert!(status.contains("logging only"), "{status}");
+}
+
+fn a_directory_that_is_closed_to_the_service_is_named(release: Release) {
+    let machine = installed(release);
+    unit::scan(&machine);
+    machine.run("chmod 700 /etc/portsentry; systemctl restart portsentry-nft || true");
+    eventually("it has refused to start", || {
+        (machine.shows(UNIT, "ActiveState") == "failed").then_some(())
+    });
+    let status = machine.status_of_failed(UNIT);
+    for words in [
+        "/etc/portsentry/portsentry.toml",
+        "its directories open to that user",
+    ] {
+        assert!(status.contains(words), "{words} in {status}");
+    }
+    machine.is_banned(Pair::STRANGER);
+    machine.run("chmod 755 /etc/portsentry; systemctl restart portsentry-nft");
+    is_active(&machine);
+    machine.is_banned(Pair::STRANGER);
 }
 
 fn a_removal_takes_down_and_a_purge_leaves_nothing(release: Release) {

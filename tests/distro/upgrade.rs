@@ -14,6 +14,7 @@ on_each_debian!(
     a_mask_of_the_old_name_stays_and_stops_nothing,
     an_old_configuration_with_mistakes_waits_to_be_corrected,
     hooks_of_the_old_do_nothing_any_more_and_go_with_it,
+    the_old_can_come_back_and_ours_again,
 );
 
 const CONF: &str = "/etc/portsentry/portsentry.conf";
@@ -25,6 +26,11 @@ pub(crate) fn with_the_old(release: Release, edit: &str) -> Machine {
     machine.copy(&original, "/root/original.deb");
     machine.run("DEBIAN_FRONTEND=noninteractive dpkg --install /root/original.deb");
     machine.run(edit);
+    start_the_old(&machine, release);
+    machine
+}
+
+fn start_the_old(machine: &Machine, release: Release) {
     // Debian 13's package enables its units on upgrades alone.
     machine.run(match release {
         Release::Debian12 => "systemctl restart portsentry",
@@ -37,7 +43,6 @@ pub(crate) fn with_the_old(release: Release, edit: &str) -> Machine {
         let found = machine.try_run("pgrep -x portsentry");
         found.status.success().then_some(())
     });
-    machine
 }
 
 fn status(machine: &Machine) -> Value {
@@ -210,4 +215,30 @@ fn hooks_of_the_old_do_nothing_any_more_and_go_with_it(release: Release) {
     machine.run("DEBIAN_FRONTEND=noninteractive dpkg --purge portsentry");
     assert_eq!(machine.run(find), "");
     is_active(&machine);
+}
+
+/// For who is not content, and then changes his mind.
+fn the_old_can_come_back_and_ours_again(release: Release) {
+    let mut machine = with_the_old(release, TUTORIAL);
+    let before = machine.run(&format!("md5sum {CONF} /etc/init.d/portsentry"));
+    let failed = |machine: &Machine| machine.run("systemctl --failed --no-legend --plain");
+    for _ in 0..2 {
+        machine.run(&format!("umask 077; {INSTALL}"));
+        assert_eq!(machine.shows(UNIT, "ActiveState"), "active");
+        assert_eq!(modes(&machine), ["atcp", "audp"]);
+        assert_eq!(machine.run("pgrep --count --exact portsentry"), "1\n");
+        assert_eq!(failed(&machine), "");
+
+        machine.run("dpkg --remove portsentry-nft");
+        machine.run("DEBIAN_FRONTEND=noninteractive dpkg --install /root/original.deb");
+        let after = machine.run(&format!("md5sum {CONF} /etc/init.d/portsentry"));
+        assert_eq!(after, before);
+        machine.run("test -x /etc/init.d/portsentry");
+        start_the_old(&machine, release);
+        assert_eq!(failed(&machine), "");
+    }
+    machine.run(INSTALL);
+    machine.reboot();
+    assert_eq!(machine.shows(UNIT, "ActiveState"), "active");
+    assert_eq!(machine.run("pgrep --count --exact portsentry"), "1\n");
 }
