@@ -22,6 +22,8 @@ const RUN: &str =
 fn logged(act: impl FnOnce()) -> Vec<String> {
     let log = Log::default();
     let lines = Arc::clone(&log.0);
+    // A line that another test comes to at the same time, where nobody listens, would be taken for one that nobody ever wants.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
     tracing::subscriber::with_default(tracing_subscriber::registry().with(log), act);
     std::mem::take(&mut *lines.lock().unwrap())
 }
