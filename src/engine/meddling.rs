@@ -16,7 +16,16 @@ use crate::source::Source;
 
 /// Who puts right what is taken away again at once does not win by haste.
 #[derive(Default)]
-pub(super) struct Fights(HashMap<&'static str, Fight>);
+pub(super) struct Fights(HashMap<(&'static str, Over), Fight>);
+
+/// What a fight is over: each has its own, so that who disputes the one does not keep the other from being put right.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Over {
+    /// Bans, which are taken away.
+    Bans,
+    /// What stands beside them: rules, and who is let through.
+    TheRest,
+}
 
 struct Fight {
     since: Mono,
@@ -44,8 +53,8 @@ const SAME_END: Duration = Duration::from_secs(2);
 
 impl Fights {
     /// Whether it may be put right now.
-    fn may_go_on(&mut self, name: &'static str, now: Mono) -> bool {
-        let fight = self.0.entry(name).or_insert(Fight {
+    fn may_go_on(&mut self, name: &'static str, over: Over, now: Mono) -> bool {
+        let fight = self.0.entry((name, over)).or_insert(Fight {
             since: now,
             rounds: 0,
             pause_until: None,
@@ -61,13 +70,13 @@ impl Fights {
     }
 
     /// What has waited long enough.
-    fn due(&mut self, now: Mono) -> Vec<&'static str> {
+    fn due(&mut self, now: Mono) -> Vec<(&'static str, Over)> {
         let mut due = Vec::new();
-        for (name, fight) in &mut self.0 {
+        for (which, fight) in &mut self.0 {
             if fight.pause_until.take_if(|until| *until <= now).is_some() {
                 // One more round, and the next pause, if it goes on.
                 (fight.since, fight.rounds) = (now, AT_ONCE);
-                due.push(*name);
+                due.push(*which);
             }
         }
         due
@@ -75,8 +84,8 @@ impl Fights {
 
     /// Whether nothing is put right there for the time being.
     pub(super) fn is_paused(&self, name: &str) -> bool {
-        let fight = self.0.get(name);
-        fight.is_some_and(|fight| fight.pause_until.is_some())
+        let mut fights = self.0.iter();
+        fights.any(|((at, _), fight)| *at == name && fight.pause_until.is_some())
     }
 
     pub(super) fn next_deadline(&self) -> Option<Mono> {
@@ -261,10 +270,21 @@ impl Engine {
 
     /// Makes anew what is gone, and puts back all bans if they may be gone too.
     fn put_right(&mut self, name: &'static str, by: &str, is_emptied: bool, now: Now) {
-        if !self.fights.may_go_on(name, now.mono) {
+        let over = if is_emptied {
+            Over::Bans
+        } else {
+            Over::TheRest
+        };
+        if !self.fights.may_go_on(name, over, now.mono) {
+            let what = match over {
+                Over::Bans => "takes away again and again what",
+                Over::TheRest => {
+                    "changes again and again the rules, or the sets of who is let through, that"
+                }
+            };
             let words = || {
                 format!(
-                    "{by} takes away again and again what {name} has made: bans are not in force, and are put back only every {} s. \
+                    "{by} {what} {name} has made: bans may not be in force, and that is put right only every {} s. \
                      Find out what it does to the table, or give nftables.table another name",
                     PAUSE.as_secs()
                 )
@@ -311,9 +331,11 @@ impl Engine {
 
     /// Puts right what has waited for a fight to calm down.
     pub(super) fn go_on_fighting(&mut self, now: Now) {
-        for name in self.fights.due(now.mono) {
+        for (name, over) in self.fights.due(now.mono) {
             self.world.look_at(name, now);
-            self.world.is_lost(name);
+            if over == Over::Bans {
+                self.world.is_lost(name);
+            }
         }
     }
 }

@@ -352,3 +352,27 @@ fn who_takes_many_bans_away_again_and_again_is_not_outdone_by_portions() {
     bench.engine.finish_repair(after(30));
     assert_eq!(bench.count(), MANY as usize);
 }
+
+#[test]
+fn who_disputes_who_is_let_through_does_not_keep_bans_from_being_put_back() {
+    let mut bench = Bench::new("");
+    bench.order(STRANGER).unwrap();
+    bench.order(OTHER).unwrap();
+    let friends = || Meddling {
+        is_frame: true,
+        ..taken_out(&[])
+    };
+    for _ in 0..20 {
+        bench.meddle(vec![friends()]);
+    }
+    let troubles = bench.engine.troubles(NOW.mono);
+    assert!(
+        troubles.concat().contains("who is let through"),
+        "{troubles:?}"
+    );
+    assert!(bench.engine.differs_since().is_some());
+    bench.flush();
+    assert_eq!(bench.held(), [STRANGER, OTHER]);
+    bench.engine.tick(after(30));
+    assert!(bench.engine.differs_since().is_none());
+}
