@@ -153,8 +153,11 @@ impl History {
     /// # Errors
     /// When the file cannot be read.
     pub fn count_active(&self, now: Wall) -> Result<u64, Error> {
-        let sql = "SELECT count(*) FROM ban INDEXED BY ban_ends
-                   WHERE response = 'ban' AND ended IS NULL AND (ends IS NULL OR ends > ?1)";
+        // Each is a piece of the index, of which nothing else has to be looked at: half the time of both at once.
+        let sql = "SELECT (SELECT count(*) FROM ban INDEXED BY ban_ends
+                           WHERE response = 'ban' AND ended IS NULL AND ends > ?1)
+                        + (SELECT count(*) FROM ban INDEXED BY ban_ends
+                           WHERE response = 'ban' AND ended IS NULL AND ends IS NULL)";
         self.connection
             .query_row(sql, [now.0], |row| row.get::<_, i64>(0))
             .map(|count| u64::try_from(count).unwrap_or(0))
