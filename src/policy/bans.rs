@@ -105,12 +105,11 @@ impl Bans {
         replaced
     }
 
-    /// Holds many.
+    /// Ends the holding of many, each of which [`hold`](Self::hold) has given a place.
     ///
     /// Where they come in the order of their ends, the nodes of the order by ends would stay half empty, which costs 10 bytes a ban.
     /// So of those that share a node in the end, the first fill one half, and the others come after.
-    pub fn extend(&mut self, bans: impl IntoIterator<Item = Ban>) {
-        let mut places: Vec<Place> = bans.into_iter().map(|ban| self.hold(ban).0).collect();
+    pub(crate) fn put_in_order(&mut self, mut places: Vec<Place>) {
         // Where a source came twice, the last of its bans stands.
         let end_in = |slot| self.slots[index(slot)].as_ref().and_then(|ban| ban.end);
         places.retain(|place| *place == Place::of(end_in(place.slot()), place.slot()));
@@ -122,8 +121,13 @@ impl Bans {
         }
     }
 
+    /// The ban that was put in this place.
+    pub(crate) fn at(&self, place: Place) -> Option<&Ban> {
+        self.slots[index(place.slot())].as_ref()
+    }
+
     /// Holds `ban` in all but the order by ends; gives back its place there, and the ban that it replaces.
-    fn hold(&mut self, mut ban: Ban) -> (Place, Option<Ban>) {
+    pub(crate) fn hold(&mut self, mut ban: Ban) -> (Place, Option<Ban>) {
         self.share_words_of(&mut ban);
         let (source, end) = (ban.source, ban.end);
         let Self { slots, hasher, .. } = self;
@@ -627,7 +631,8 @@ mod tests {
         };
         let (mut at_once, mut one_by_one) = (Bans::default(), Bans::default());
         for count in [1, 100, 37] {
-            at_once.extend(many(count));
+            let places = many(count).map(|ban| at_once.hold(ban).0).collect();
+            at_once.put_in_order(places);
             many(count).for_each(|ban| drop(one_by_one.insert(ban)));
             let listed = |bans: &Bans| -> Vec<Ban> {
                 bans.by_end(None).map(|(_, ban)| ban.clone()).collect()
